@@ -1,0 +1,127 @@
+"""Launch folders: what the login side writes, and how both sides read it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from modeltainer import spec as spec_file
+from modeltainer.registry.atomic import fsync_folder, read_bounded, write_whole
+from modeltainer.registry.layout import LAUNCH_ID, Layout
+from modeltainer.registry.records import (
+    MAX_RECORD_BYTES,
+    BadRecordError,
+    LaunchSecret,
+    Submission,
+    decode,
+    encode,
+)
+from modeltainer.spec import LaunchSpec
+
+MAX_SPEC_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch folder as found; ``submission`` is None between planning and sbatch's answer."""
+
+    spec: LaunchSpec
+    submission: Submission | None
+
+
+def new_secret(env: dict[str, str] | None = None) -> LaunchSecret:
+    """Fresh credentials: 256 random bits of key, 128 of nonce."""
+    return LaunchSecret(
+        key=f"mte-{secrets.token_urlsafe(32)}", nonce=f"nonce-{secrets.token_hex(16)}", env=env or {}
+    )
+
+
+def create(layout: Layout, spec: LaunchSpec, secret: LaunchSecret) -> Path:
+    """Make the launch folder before anything is submitted; returns it.
+
+    Raises:
+        OSError: the registry is read-only, full or missing; nothing is left behind.
+    """
+    layout.create()
+    folder = layout.launch(spec.launch_id)
+    folder.mkdir(mode=0o700)
+    try:
+        layout.log(spec.launch_id).mkdir(mode=0o700)
+        write_whole(layout.secret(spec.launch_id), encode(secret))
+        write_whole(layout.spec(spec.launch_id), spec_file.encode(spec))
+        fsync_folder(layout.launches)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def record_submission(layout: Layout, submission: Submission) -> None:
+    """Note which job a launch became.
+
+    Raises:
+        OSError: the registry cannot be written.
+    """
+    write_whole(layout.submission(submission.launch_id), encode(submission))
+
+
+def read_spec(folder: Path) -> LaunchSpec:
+    """The spec of one launch folder.
+
+    Raises:
+        OSError: the file cannot be read.
+        BadRecordError: it is not a spec.
+    """
+    data, _ = read_bounded(folder / "spec.json", MAX_SPEC_BYTES)
+    try:
+        return spec_file.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadRecordError(f"{folder / 'spec.json'}: {error}") from error
+
+
+def read_secret(folder: Path) -> LaunchSecret:
+    """The credentials of one launch folder.
+
+    Raises:
+        OSError: the file cannot be read.
+        BadRecordError: it is damaged, or others than its owner may read it.
+    """
+    path = folder / "secret.json"
+    data, stat = read_bounded(path, MAX_RECORD_BYTES)
+    if stat.st_mode & 0o077:
+        raise BadRecordError(f"{path} is open to others (mode {stat.st_mode & 0o777:o}); not used")
+    return decode(data, LaunchSecret)
+
+
+def read_submission(folder: Path) -> Submission | None:
+    """Which job the launch became; None when not submitted yet (or the file is damaged)."""
+    try:
+        return decode(read_bounded(folder / "submission.json", MAX_RECORD_BYTES)[0], Submission)
+    except (OSError, BadRecordError):
+        return None
+
+
+def read_all(layout: Layout) -> list[Launch]:
+    """Every readable launch, ordered by name; foreign and half-made folders are left out."""
+    try:
+        names = sorted(name for name in os.listdir(layout.launches) if LAUNCH_ID.fullmatch(name))
+    except FileNotFoundError:
+        return []
+    found = []
+    for name in names:
+        folder = layout.launches / name
+        try:
+            found.append(Launch(read_spec(folder), read_submission(folder)))
+        except (OSError, BadRecordError):
+            continue
+    return found
+
+
+def remove(layout: Layout, launch_id: str) -> None:
+    """Delete a launch's folder with its logs; missing is fine."""
+    shutil.rmtree(layout.launch(launch_id), ignore_errors=True)

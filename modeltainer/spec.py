@@ -1,0 +1,136 @@
+"""One launch, written down: what the login node decides and the compute node carries out.
+
+A :class:`LaunchSpec` is the only thing that crosses from ``mt-submit`` to the agent in the job.
+Its JSON file is written once by the login side and read by :mod:`modeltainer.jobs.agent`; the
+sbatch file and submitit's job are both rendered from it. Plain dataclasses, decoded by msgspec:
+the compute node must not pay for pydantic's import from a shared filesystem.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+EngineName = Literal["vllm", "llamacpp"]
+RuntimeName = Literal["apptainer", "native", "embedded"]
+GpuVendor = Literal["nvidia", "amd"]
+
+SPEC_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights come from.
+
+    ``hub``: a Hugging Face repository id (``value``), optionally one ``file`` in it (a GGUF);
+    ``path``: a folder (safetensors) or one ``.gguf`` file on the shared filesystem.
+    """
+
+    kind: Literal["hub", "path"]
+    value: str
+    revision: str | None = None
+    file: str | None = None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one replica asks of the cluster. Memory in MiB, time in seconds."""
+
+    gpus: int = 0
+    """Whole GPUs or slices; 0 is a CPU job."""
+    gpu_memory_mib: int | None = None
+    """Memory wanted per GPU or slice; the smallest that holds it is chosen."""
+    gpu_type: str | None = None
+    """A GRES type as the site spells it (``a100``, ``a100_1g.10gb``); None lets placement choose."""
+    mig: bool | str = False
+    """May (True), must not (False) use a MIG slice, or must use this profile (``"1g.10gb"``)."""
+    cpus: int = 4
+    memory_mib: int | None = None
+    walltime_s: int = 4 * 3600
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    nodelist: str | None = None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a launch goes, as Slurm's own options, and why (see ``mt-submit up --explain``)."""
+
+    partition: str | None
+    gres: str | None
+    """As ``--gres`` takes it, e.g. ``gpu:a100_1g.10gb:1``; None for a CPU job."""
+    walltime_s: int
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the agent must know of the site: folders on the shared filesystem, ports, binds."""
+
+    registry: str
+    """Root of the registry (absolute path on the shared filesystem)."""
+    cache: str
+    """Root of writable caches (Hugging Face, Triton, torch.compile), absolute."""
+    binds: tuple[str, ...] = ()
+    """Extra Apptainer binds, ``src[:dest[:opts]]``."""
+    ports: tuple[int, int] | None = None
+    """Inclusive range the site's firewall lets through; None takes any free port."""
+    host_interface: str | None = None
+    """Network interface whose address is registered (``ib0``); None takes the node's host name."""
+    gpu_vendor: GpuVendor = "nvidia"
+
+
+@dataclass(frozen=True)
+class LaunchSpec:
+    """Everything the agent needs to run one replica of one model."""
+
+    launch_id: str
+    """Unique, also a file name and a Slurm job name part: ``<model-slug>-r<replica>-<random>``."""
+    model: str
+    """The name in models.yaml; clients ask for it, and the engine serves under it."""
+    replica: int
+    engine: EngineName
+    runtime: RuntimeName
+    source: Source
+    resources: Resources
+    site: Site
+    aliases: tuple[str, ...] = ()
+    image: str | None = None
+    """Apptainer: path of a SIF on the shared filesystem, or a URI that `pull` has still to fetch."""
+    command: tuple[str, ...] = ()
+    """Native runtime: the command that starts the engine, e.g. ``["llama-server"]``; empty takes
+    the engine's own default."""
+    prelude: tuple[str, ...] = ()
+    """Shell lines run in the job before the agent (``module load cuda/12.4``)."""
+    context: int | None = None
+    """Context length in tokens; None leaves it to the engine."""
+    engine_args: dict[str, Any] = field(default_factory=dict)
+    """Engine options as YAML values; nested ones are passed as JSON where the engine takes JSON."""
+    env: dict[str, str] = field(default_factory=dict)
+    placement: Placement | None = None
+    load_timeout_s: int = 1800
+    """From the engine's start to the first answered token; queue time never counts."""
+    drain_s: int = 30
+    """How long running requests may go on after a stop was asked for."""
+    early_signal_s: int = 120
+    """How long before the walltime Slurm sends SIGUSR2 (``--signal``)."""
+    schema: int = SPEC_SCHEMA
+
+
+def encode(spec: LaunchSpec) -> bytes:
+    """The spec as JSON, indented for people who look into the launch folder."""
+    return msgspec.json.format(msgspec.json.encode(spec), indent=2) + b"\n"
+
+
+def decode(data: bytes) -> LaunchSpec:
+    """Read :func:`encode`'s JSON.
+
+    Raises:
+        msgspec.ValidationError: a field is missing or has the wrong type (the message has its path).
+        msgspec.DecodeError: not JSON, or cut off.
+    """
+    return msgspec.json.decode(data, type=LaunchSpec)
