@@ -1,0 +1,50 @@
+"""The ``gateway:`` section of models.yaml. Light to import: the CLI reads it on every start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class GatewaySettings(BaseModel):
+    """How the gateway listens, whom it lets in and how long it waits. Times in seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    listen: Literal["unix", "tcp"] = "unix"
+    """``unix``: a socket only you can reach (login nodes are shared); ``tcp``: host and port."""
+    socket: Path | None = None
+    """Path of the Unix socket; left out, ``gateway.sock`` in a folder of this host that only you
+    can enter."""
+    host: str = "127.0.0.1"
+    """TCP address to listen on. Every user of a shared node can reach 127.0.0.1: keys decide."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """TCP port; 0 takes any free one (``mt-submit gateway status`` says which)."""
+    auth: Literal["keys", "none"] = "keys"
+    """``none`` is for a Unix socket only, where the file system already decides who may connect."""
+    connect_timeout: Annotated[float, Field(gt=0, le=60)] = 2.0
+    """To reach an engine; then the next replica is tried."""
+    pool_timeout: Annotated[float, Field(gt=0, le=600)] = 10.0
+    """To get one of an endpoint's connections when all are taken."""
+    first_byte_timeout: Annotated[float, Field(gt=0)] = 600.0
+    """From the request to the first byte of the answer's body (long prompts take minutes)."""
+    idle_timeout: Annotated[float, Field(gt=0)] = 120.0
+    """Between two pieces of a running answer; there is no limit on the whole of it."""
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
+    """Largest request body."""
+    max_connections: Annotated[int, Field(ge=1)] = 1024
+    """Connections to one endpoint."""
+    drain: Annotated[float, Field(ge=0)] = 30.0
+    """How long running answers may go on after SIGTERM."""
+    poll_interval: Annotated[float, Field(gt=0, le=60)] = 1.0
+    """Between two looks at the registry."""
+
+    @model_validator(mode="after")
+    def _no_open_door(self) -> GatewaySettings:
+        if self.auth == "none" and self.listen == "tcp":
+            raise ValueError(
+                "auth: none needs listen: unix; on a TCP port every user of this host could come in"
+            )
+        return self

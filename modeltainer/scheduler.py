@@ -1,0 +1,97 @@
+"""Where jobs are, asked politely: one batched query for all of them, reused between polls.
+
+Slurm's controller serves the whole site, so the answers to :meth:`Scheduler.look` are kept for a
+while; local jobs are looked up in the process table, which costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from modeltainer.registry.records import Submission
+from modeltainer.view import JobSight
+
+SETTLED_INTERVAL_S = 15.0
+"""How often the queue is asked when every job's agent has spoken: only to see jobs vanish."""
+
+
+class Scheduler:
+    """A view of the user's jobs, Slurm's and local ones alike."""
+
+    def __init__(
+        self,
+        min_interval_s: float = 2.0,
+        max_interval_s: float = 15.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """The interval between two queries starts at the minimum and doubles while nothing
+        changes, up to the maximum."""
+        self._minimum, self._maximum = min_interval_s, max_interval_s
+        self._interval = min_interval_s
+        self._clock = clock
+        self._asked_at: float | None = None
+        self._answer: dict[str, JobSight] | None = None
+        self._known: frozenset[str] = frozenset()
+
+    def look(
+        self, submissions: Sequence[Submission], settled: Iterable[str] = ()
+    ) -> dict[str, JobSight]:
+        """Sight of each submission's job, by job id.
+
+        Args:
+            settled: jobs whose agent has written to the registry; they are asked about rarely.
+        """
+        slurm = [one for one in submissions if one.executor != "local"]
+        sights = {one.job_id: local_sight(one) for one in submissions if one.executor == "local"}
+        if slurm:
+            jobs = frozenset(one.job_id for one in slurm)
+            self._refresh(jobs, all_settled=jobs <= frozenset(settled))
+            for job_id in jobs:
+                sights[job_id] = self._sight(job_id)
+        return sights
+
+    def _sight(self, job_id: str) -> JobSight:
+        if self._answer is None or job_id not in self._known:
+            return JobSight("unknown")
+        return self._answer.get(job_id, JobSight("gone"))
+
+    def _refresh(self, jobs: frozenset[str], *, all_settled: bool) -> None:
+        from modeltainer.hpc.commands import SlurmError
+        from modeltainer.hpc.queue import poll_jobs
+
+        now = self._clock()
+        interval = max(self._interval, SETTLED_INTERVAL_S) if all_settled else self._interval
+        new = not jobs <= self._known
+        if self._asked_at is not None and not new and now - self._asked_at < interval:
+            return
+        self._asked_at = now
+        try:
+            answer = {job.job_id: job_sight(job) for job in poll_jobs().values()}
+        except SlurmError:
+            # No answer is not 'job gone': what was known stays, what is new is unknown.
+            self._interval = min(self._interval * 2, self._maximum)
+            return
+        changed = new or answer != self._answer
+        self._interval = self._minimum if changed else min(self._interval * 2, self._maximum)
+        self._answer, self._known = answer, jobs
+
+
+def local_sight(submission: Submission) -> JobSight:
+    """A job of the local executor: its process, told from a stranger's by its start time."""
+    ticks = start_ticks(int(submission.job_id))
+    if ticks is None or ticks != submission.local_start_ticks:
+        return JobSight("gone")
+    return JobSight("running", node=os.uname().nodename)
+
+
+def start_ticks(pid: int) -> int | None:
+    """Start time of a process in clock ticks since boot (proc(5), /proc/PID/stat field 22); None
+    when there is no such process, or only its unreaped remains."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return None if fields[0] in {"Z", "X"} else int(fields[19])
