@@ -1,6 +1,6 @@
 """ModelTainer: LLM inference servers as Slurm + Apptainer jobs behind one OpenAI-compatible URL.
 
-The public API; each name is imported when it is first used, so that ``import modeltainer`` is cheap::
+The public API; each name is imported when it is first used, so the package is cheap to import::
 
     from modeltainer import launch, wait, stop, list_launches
 

@@ -10,9 +10,13 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modeltainer.registry.records import Submission
-from modeltainer.view import JobSight
+from modeltainer.view import JobSight, Residence
+
+if TYPE_CHECKING:
+    from modeltainer.hpc.queue import JobStatus
 
 SETTLED_INTERVAL_S = 15.0
 """How often the queue is asked when every job's agent has spoken: only to see jobs vanish."""
@@ -77,6 +81,23 @@ class Scheduler:
         changed = new or answer != self._answer
         self._interval = self._minimum if changed else min(self._interval * 2, self._maximum)
         self._answer, self._known = answer, jobs
+
+
+def job_sight(job: JobStatus) -> JobSight:
+    """A Slurm job as launches see it: pending, running or gone, and why, in words."""
+    from modeltainer.hpc.queue import ALIVE, WAITING
+
+    if job.state in WAITING:
+        return JobSight(
+            "pending", reason=job.reason_text, start_estimate_unix=job.start_estimate_unix
+        )
+    residence: Residence = "running" if job.state in ALIVE else "gone"
+    return JobSight(
+        residence,
+        reason=job.reason_text,
+        node=job.nodes[0] if job.nodes else None,
+        ends_unix=job.end_unix if residence == "running" else None,
+    )
 
 
 def local_sight(submission: Submission) -> JobSight:

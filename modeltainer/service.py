@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 class LaunchError(RuntimeError):
     """A launch could not be planned, submitted or written; nothing of it was left behind.
 
-    ``code`` is stable (``no-such-model``, ``registry-unwritable``, or the code of
-    :class:`modeltainer.hpc.placement.PlacementError` / :class:`modeltainer.hpc.submit.SubmissionError`);
-    ``message`` says what happened, ``hint`` what to do next.
+    ``code`` is stable (``no-such-model``, ``registry-unwritable``, or that of hpc's
+    ``PlacementError`` or ``SubmissionError``); ``message`` says what happened, ``hint`` what to do next.
     """
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
@@ -44,7 +43,9 @@ class WaitTimeoutError(TimeoutError):
     """Not all launches were ready in time; they go on. ``rows`` has their last state."""
 
     def __init__(self, rows: list[Row]) -> None:
-        waiting = ", ".join(f"{row.launch_id} ({row.state.value})" for row in rows if _underway(row))
+        waiting = ", ".join(
+            f"{row.launch_id} ({row.state.value})" for row in rows if _underway(row)
+        )
         super().__init__(f"still not ready: {waiting}")
         self.rows = rows
 
@@ -95,9 +96,7 @@ def plan(
         if name is None:
             raise LaunchError("no-such-model", *_unknown_model(wished, config))
         for replica in range(replicas or config.models[name].replicas):
-            specs.append(
-                launch_spec(config, name, replica, executor=executor, overrides=overrides)
-            )
+            specs.append(launch_spec(config, name, replica, executor=executor, overrides=overrides))
     return _placed(specs, config) if executor == "slurm" else specs
 
 
@@ -274,8 +273,8 @@ def _underway(row: Row) -> bool:
 
 
 def _placed(specs: list[LaunchSpec], config: Config) -> list[LaunchSpec]:
-    from modeltainer.hpc.placement import PlacementError, place
     from modeltainer.hpc.commands import SlurmError
+    from modeltainer.hpc.placement import PlacementError, place
     from modeltainer.hpc.snapshot import take_snapshot
 
     try:
@@ -303,7 +302,10 @@ def _placed(specs: list[LaunchSpec], config: Config) -> list[LaunchSpec]:
 
 
 def _unknown_model(wished: str, config: Config) -> tuple[str, str]:
-    names = [*config.models, *(alias for model in config.models.values() for alias in model.aliases)]
+    names = [
+        *config.models,
+        *(alias for model in config.models.values() for alias in model.aliases),
+    ]
     near = difflib.get_close_matches(wished, names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"known models: {', '.join(config.models)}"
     return f"there is no model {wished!r} in the configuration", hint
@@ -313,8 +315,8 @@ def _registry_error(config: Config, error: OSError) -> LaunchError:
     return LaunchError(
         "registry-unwritable",
         f"the registry {config.site.registry} cannot be written: {error.strerror or error}",
-        "free some space or quota, or set site.registry (or MODELTAINER_REGISTRY) to a folder on the "
-        "shared filesystem that you can write",
+        "free some space or quota, or set site.registry (or MODELTAINER_REGISTRY) to a folder on "
+        "the shared filesystem that you can write",
     )
 
 

@@ -43,7 +43,7 @@ class Resources:
     gpu_memory_mib: int | None = None
     """Memory wanted per GPU or slice; the smallest that holds it is chosen."""
     gpu_type: str | None = None
-    """A GRES type as the site spells it (``a100``, ``a100_1g.10gb``); None lets placement choose."""
+    """A GRES type as the site spells it (``a100``, ``a100_1g.10gb``); None: placement chooses."""
     mig: bool | str = False
     """May (True), must not (False) use a MIG slice, or must use this profile (``"1g.10gb"``)."""
     cpus: int = 4
@@ -100,7 +100,7 @@ class LaunchSpec:
     site: Site
     aliases: tuple[str, ...] = ()
     image: str | None = None
-    """Apptainer: path of a SIF on the shared filesystem, or a URI that `pull` has still to fetch."""
+    """Apptainer: path of a SIF on the shared filesystem, or a URI (which is pulled once)."""
     command: tuple[str, ...] = ()
     """Native runtime: the command that starts the engine, e.g. ``["llama-server"]``; empty takes
     the engine's own default."""
@@ -130,7 +130,7 @@ def decode(data: bytes) -> LaunchSpec:
     """Read :func:`encode`'s JSON.
 
     Raises:
-        msgspec.ValidationError: a field is missing or has the wrong type (the message has its path).
+        msgspec.ValidationError: a field is missing or of the wrong type (the message says where).
         msgspec.DecodeError: not JSON, or cut off.
     """
     return msgspec.json.decode(data, type=LaunchSpec)

@@ -101,7 +101,9 @@ def merge(
         time_left_s=None if job.ends_unix is None else max(0.0, job.ends_unix - now),
     )
     if submission is None:
-        return replace(row, reason="not submitted yet, or its mt-submit was killed while submitting")
+        return replace(
+            row, reason="not submitted yet, or its mt-submit was killed while submitting"
+        )
     if endpoint is None:
         return _without_agent(row, job)
     row = _with_agent(row, endpoint, submission.submitted_unix, now)
@@ -120,7 +122,9 @@ def _without_agent(row: Row, job: JobSight) -> Row:
     if job.residence == "pending":
         return replace(row, state=State.QUEUED)
     if job.residence == "running":
-        return replace(row, state=State.STARTING, reason=job.reason or "the agent has not spoken yet")
+        return replace(
+            row, state=State.STARTING, reason=job.reason or "the agent has not spoken yet"
+        )
     if job.residence == "unknown":
         return row
     cause = Cause(

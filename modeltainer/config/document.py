@@ -107,7 +107,7 @@ def parse_document(text: str, file: Path) -> Document:
             return Document(file, None, {})
         places: dict[Location, Place] = {}
         problems: list[Problem] = []
-        _walk(node, (), places, problems, file, budget=[MAX_NODES])
+        _walk(node, (), places=places, problems=problems, file=file, budget=[MAX_NODES])
         if problems:
             raise ConfigError(problems)
         return Document(file, loader.construct_document(node), places)
@@ -125,6 +125,7 @@ def parse_document(text: str, file: Path) -> Document:
 def _walk(
     node: yaml.Node,
     location: Location,
+    *,
     places: dict[Location, Place],
     problems: list[Problem],
     file: Path,
@@ -155,11 +156,14 @@ def _walk(
                     )
                 )
             seen[key] = place.line
-            places[(*location, key)] = place
-            _walk(value_node, (*location, key), places, problems, file, budget)
+            below = (*location, key)
+            places[below] = place
+            _walk(value_node, below, places=places, problems=problems, file=file, budget=budget)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            _walk(item, (*location, index), places, problems, file, budget)
+            _walk(
+                item, (*location, index), places=places, problems=problems, file=file, budget=budget
+            )
 
 
 def dotted(location: Location) -> str:

@@ -93,9 +93,10 @@ def load(file: Path | None = None, environ: Mapping[str, str] | None = None) -> 
         user_document = read_document(user_file)
         if not isinstance(user_document.data, (dict, type(None))):
             raise ConfigError([Problem(user_file, 1, 1, "", "must be a mapping of site fields")])
-        for location, value in _leaves(user_document.data or {}):
-            _put(data, ("site", *location), value)
-            origins[("site", *location)] = user_document
+        for below, value in _leaves(user_document.data or {}):
+            location = ("site", *below)
+            _put(data, location, value)
+            origins[location] = user_document
     for variable, location in ENVIRONMENT.items():
         if environ.get(variable):
             _put(data, location, environ[variable])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from modeltainer.config.schema import Config, ModelSection, SecretSection
@@ -18,7 +19,7 @@ DEFAULT_IMAGES: Mapping[str, str] = {
     "llamacpp": "docker://ghcr.io/ggml-org/llama.cpp:server",
 }
 """Images when neither model nor site names one; llama.cpp's is the CPU build, and a GPU takes
-``server-cuda`` or ``server-rocm`` (tags of github.com/ggml-org/llama.cpp/pkgs/container/llama.cpp)."""
+``server-cuda`` or ``server-rocm`` (docs/docker.md of ggml-org/llama.cpp)."""
 
 DEFAULT_CPUS = 4
 DEFAULT_WALLTIME_S = 4 * 3600
@@ -61,7 +62,7 @@ def launch_spec(
         executor: where it will run; decides the default runtime.
 
     Raises:
-        CannotLaunchError: the source is not there, or the runtime and the engine do not go together.
+        CannotLaunchError: the source is not there, or runtime and engine do not go together.
     """
     section = config.models[model]
     site = config.site
@@ -201,7 +202,7 @@ def _resources(config: Config, section: ModelSection, overrides: Overrides) -> R
 def _image(config: Config, section: ModelSection, resources: Resources) -> str:
     image = section.image or config.site.images.get(section.engine)
     if image is not None:
-        return os.path.expanduser(os.path.expandvars(image))
+        return str(Path(os.path.expandvars(image)).expanduser()) if "://" not in image else image
     default = DEFAULT_IMAGES[section.engine]
     if section.engine == "llamacpp" and resources.gpus:
         return f"{default}-{'rocm' if config.site.gpu_vendor == 'amd' else 'cuda'}"

@@ -223,8 +223,8 @@ class PartitionSection(Section):
 
 
 class SiteSection(Section):
-    """What is true of the cluster, whichever model. Overridden by ``~/.config/modeltainer/site.yaml``
-    and by ``MODELTAINER_*`` environment variables."""
+    """What is true of the cluster, whichever model. ``~/.config/modeltainer/site.yaml`` and
+    ``MODELTAINER_*`` environment variables override it."""
 
     registry: FolderPath = Field(
         default=Path("~/.local/share/modeltainer/registry"), validate_default=True

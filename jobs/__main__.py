@@ -1,0 +1,70 @@
+"""The agent of a plain sbatch file: ``python -m modeltainer.jobs --spec FILE`` (``-``: stdin).
+
+The file is what ``mt-submit render`` prints. It holds no secrets, so the launch's folder and its
+key are made here, on the compute node, in the same registry that mt-submit and the gateway read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from modeltainer import spec as spec_file
+from modeltainer.jobs import agent
+from modeltainer.registry import launches
+from modeltainer.registry.layout import Layout, new_launch_id
+from modeltainer.registry.records import Submission
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one replica; exit code 0 when it ended as asked, 1 when it failed, 2 for a bad spec."""
+    parser = argparse.ArgumentParser(prog="python -m modeltainer.jobs", description=__doc__)
+    parser.add_argument("--spec", required=True, help="the launch spec's JSON file, or - for stdin")
+    parser.add_argument(
+        "--secret-env",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="pass this variable of the job's environment to the engine as a secret (repeatable)",
+    )
+    options = parser.parse_args(argv)
+    data = sys.stdin.buffer.read() if options.spec == "-" else Path(options.spec).read_bytes()
+    try:
+        spec = spec_file.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        print(f"error: this is not a launch spec: {error}", file=sys.stderr)
+        return 2
+    # The same file may be submitted many times: each run is a launch of its own.
+    spec = replace(spec, launch_id=new_launch_id(spec.model, spec.replica))
+    layout = Layout(Path(spec.site.registry))
+    secrets = {name: os.environ[name] for name in options.secret_env if name in os.environ}
+    folder = launches.create(layout, spec, launches.new_secret(secrets))
+    launches.record_submission(
+        layout,
+        Submission(
+            launch_id=spec.launch_id,
+            model=spec.model,
+            replica=spec.replica,
+            executor="sbatch",
+            job_id=os.environ.get("SLURM_JOB_ID", str(os.getpid())),
+            submitted_unix=time.time(),
+            partition=os.environ.get("SLURM_JOB_PARTITION"),
+            gres=spec.placement.gres if spec.placement else None,
+        ),
+    )
+    try:
+        agent.run(str(folder))
+    except agent.LaunchFailedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

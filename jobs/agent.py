@@ -1,0 +1,441 @@
+"""The agent: one process per replica on the compute node.
+
+It takes a port, starts the engine in its runtime, waits until it truly answers, registers it, keeps
+its lease, sees it die, drains it before the walltime or at a stop, and says in words how it ended.
+Decisions are :mod:`modeltainer.jobs.lifecycle`'s; here is what carries them out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+from modeltainer.jobs import devices, ports
+from modeltainer.jobs.diagnose import diagnose, no_command
+from modeltainer.jobs.engines import Engine, EngineStart, engine_for
+from modeltainer.jobs.engines.options import BadOptionError
+from modeltainer.jobs.lifecycle import Act, Ask, Facts, Life, Limits, step
+from modeltainer.jobs.probe import NotYetError, Target, check_answers, check_identity
+from modeltainer.jobs.process import EngineProcess
+from modeltainer.jobs.registration import Registration
+from modeltainer.jobs.site_facts import JobFacts, NoSuchInterfaceError, addresses, job_facts
+from modeltainer.registry import launches
+from modeltainer.registry.endpoints import EndpointWriter
+from modeltainer.registry.layout import Layout
+from modeltainer.registry.records import Cause, Clocks, Endpoint, LaunchSecret, State
+from modeltainer.spec import LaunchSpec
+
+PORT_TRIES = 5
+TICK_S = 0.5
+"""Longest sleep of the main loop; signals and the engine's death end it at once."""
+ENGINE_GRACE_S = 5.0
+WALLTIME_MARGIN_S = 15.0
+"""Kept free before the walltime's end, beside the drain time."""
+
+
+class LaunchFailedError(RuntimeError):
+    """The replica ended, and not because it was asked to; Slurm shows the job as failed."""
+
+
+def run(launch_folder: str) -> None:
+    """Run one replica from its launch folder until it ends. The payload of submitit's job.
+
+    Raises:
+        LaunchFailedError: it failed; the cause is in the registry too.
+    """
+    folder = Path(launch_folder)
+    spec = launches.read_spec(folder)
+    secret = launches.read_secret(folder)
+    cause = Agent(spec, secret, folder).run()
+    if cause.failed:
+        raise LaunchFailedError(f"{cause.code}: {cause.message}")
+
+
+class Agent:
+    """See the module's docstring. One instance, one :meth:`run`."""
+
+    def __init__(self, spec: LaunchSpec, secret: LaunchSecret, folder: Path) -> None:
+        self._spec, self._secret = spec, secret
+        self._log_folder = folder / "log"
+        self._facts: JobFacts = job_facts(spec, os.environ, time.time())
+        self._engine: Engine = engine_for(spec.engine, spec.runtime)
+        self._limits = Limits(load_timeout_s=spec.load_timeout_s, drain_s=spec.drain_s)
+        self._ask: Ask | None = None
+        self._wakeup = _Wakeup()
+        self._registration = Registration(
+            EndpointWriter(Layout(Path(spec.site.registry)), self._first_record()), self._say
+        )
+        self._clocks = Clocks()
+        self._scratch_folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def _first_record(self) -> Endpoint:
+        spec, facts = self._spec, self._facts
+        return Endpoint(
+            launch_id=spec.launch_id,
+            model=spec.model,
+            replica=spec.replica,
+            job_id=facts.job_id,
+            owner=_user_name(),
+            engine=spec.engine,
+            runtime=spec.runtime,
+            state=State.STARTING,
+            node=facts.node,
+            aliases=spec.aliases,
+            served_name=spec.model,
+            context=spec.context,
+            devices=facts.devices,
+            gres=spec.placement.gres if spec.placement else None,
+            started_unix=time.time(),
+            ends_unix=facts.ends_unix,
+            agent_pid=os.getpid(),
+        )
+
+    def run(self) -> Cause:
+        """Live the whole life; returns how it ended."""
+        self._wakeup.install(self._on_signal)
+        self._registration.start()
+        try:
+            cause = self._live()
+        except _EndedError as ended:
+            cause = ended.cause
+        except Exception as error:
+            self._registration.close(5.0, state=State.ENDED, cause=_unexpected(error))
+            raise
+        if self._scratch_folder is not None:
+            with contextlib.suppress(OSError):
+                self._scratch_folder.cleanup()
+        self._say(f"ended: {cause.code}: {cause.message}")
+        self._registration.close(10.0, state=State.ENDED, cause=cause, host=None, port=None)
+        return cause
+
+    def _on_signal(self, number: int) -> None:
+        if number == signal.SIGTERM:
+            self._ask = Ask.STOP
+        elif self._ask is None and self._facts.ends_unix is None:
+            # SIGUSR2. With a known end the agent plans the drain itself; without, this is the word.
+            self._ask = Ask.WALLTIME
+
+    def _live(self) -> Cause:
+        image = self._image()
+        cause = Cause("engine-died", "the engine was never started")
+        for attempt in range(PORT_TRIES):
+            cause = self._serve(image, keep_port=attempt == 0)
+            if cause.code != "port-in-use":
+                break
+            self._say("the port was taken; trying another")
+        return cause
+
+    def _image(self) -> str | None:
+        """Path of the SIF, pulled where it is not in the cache yet."""
+        spec = self._spec
+        if spec.runtime != "apptainer" or spec.image is None:
+            return None
+        from modeltainer.apptainer.image import ImageError, cached, pull
+
+        cache = Path(spec.site.cache)
+        found = cached(spec.image, cache)
+        if found is not None:
+            return str(found)
+        started = time.monotonic()
+        self._registration.publish(state=State.PULLING)
+        result: list[Path | BaseException] = []
+
+        def fetch() -> None:
+            try:
+                result.append(
+                    pull(spec.image or "", cache, cancelled=lambda: self._ask is not None)
+                )
+            except BaseException as error:
+                result.append(error)
+            self._wakeup.wake()
+
+        threading.Thread(target=fetch, name="pull", daemon=True).start()
+        while not result:
+            self._wakeup.sleep(TICK_S)
+        self._clocks = replace(self._clocks, pulling_s=time.monotonic() - started)
+        if self._ask is not None:
+            raise _EndedError(_asked(self._ask))
+        outcome = result[0]
+        if isinstance(outcome, ImageError):
+            raise _EndedError(Cause(outcome.code, outcome.message, outcome.hint))
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return str(outcome)
+
+    def _serve(self, image: str | None, *, keep_port: bool) -> Cause:
+        """One run of the engine, from its start to its end."""
+        spec = self._spec
+        with contextlib.ExitStack() as held:
+            try:
+                bind, host = addresses(spec, self._facts)
+                port = ports.hold_port(bind, spec.site.ports)
+                held.callback(port.release)
+                internal = None
+                if self._engine.needs_internal_ports:
+                    block = ports.hold_internal_ports()
+                    held.callback(block.release)
+                    internal = block.base
+            except ports.NoFreePortError as error:
+                return Cause("no-free-port", str(error), "widen site.ports, or use another node")
+            except NoSuchInterfaceError as error:
+                return Cause("no-such-interface", str(error), "check site.host_interface")
+            if not (keep_port and self._engine.shares_port):
+                port.release()
+            try:
+                argv, env = self._command(image, bind, port.port, internal)
+            except BadOptionError as error:
+                return Cause("bad-option", str(error), "mend engine_args in models.yaml")
+            program = "apptainer" if spec.runtime == "apptainer" else argv[0]
+            started = time.monotonic()
+            try:
+                process = EngineProcess(
+                    argv, env, self._log_folder / "engine.log", tethered=self._facts.local
+                )
+            except FileNotFoundError:
+                return no_command(program)
+            self._say(f"engine started, pid {process.pid}, port {port.port}: {program}")
+            self._registration.publish(state=State.LOADING)
+            target = Target(
+                "127.0.0.1" if bind == "0.0.0.0" else bind,  # noqa: S104
+                port.port,
+                self._secret.key,
+                spec.model,
+                self._secret.nonce,
+            )
+            try:
+                return self._watch(process, target, host, started, program)
+            finally:
+                process.terminate(ENGINE_GRACE_S, self._wakeup.sleep)
+
+    def _command(
+        self, image: str | None, bind: str, port: int, internal: int | None
+    ) -> tuple[list[str], dict[str, str]]:
+        spec = self._spec
+        visible = None
+        if spec.engine == "vllm" and self._facts.devices:
+            listed = devices.listed_uuids(devices.nvidia_smi_list())
+            label = devices.relabel(self._facts.devices, listed)
+            visible = label.value
+            if label.note:
+                self._say(label.note)
+        start = EngineStart(spec, bind, port, self._secret.nonce, internal, visible)
+        command = self._engine.command(start)
+        secrets = {**self._secret.env, self._engine.key_variable: self._secret.key}
+        if spec.runtime != "apptainer" or image is None:
+            return list(command.argv), {**os.environ, **command.env, **spec.env, **secrets}
+        from modeltainer.apptainer.command import containerize
+
+        inside = containerize(
+            command.argv,
+            image=image,
+            spec=spec,
+            env={**command.env, **spec.env},
+            secrets=secrets,
+            environ=os.environ,
+            scratch=self._scratch(),
+        )
+        for folder in inside.folders:
+            Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+        return list(inside.argv), inside.env
+
+    def _scratch(self) -> str:
+        """A folder on the node for the container's /tmp, removed with the job."""
+        base = os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
+        if self._scratch_folder is None:
+            self._scratch_folder = tempfile.TemporaryDirectory(prefix="modeltainer-", dir=base)
+        return self._scratch_folder.name
+
+    def _watch(
+        self, process: EngineProcess, target: Target, host: str, started: float, program: str
+    ) -> Cause:
+        life = Life(State.LOADING, time.monotonic())
+        readiness = _Readiness(target, self._wakeup.wake, self._say)
+        readiness.start()
+        idle = _Idleness(self._engine, target)
+        try:
+            while True:
+                exit_code = process.exit_code()
+                now = time.monotonic()
+                facts = Facts(
+                    now=now,
+                    engine_exited=exit_code is not None,
+                    answered=readiness.answered.is_set(),
+                    ask=self._ask or self._planned_end(),
+                    idle=life.state is State.DRAINING and idle.look(now),
+                )
+                life, act = step(life, facts, self._limits)
+                if act is Act.PUBLISH_READY:
+                    self._publish_ready(target, host, now - started)
+                elif act is Act.BEGIN_DRAIN:
+                    self._say(f"draining: {life.ask.value if life.ask else ''}")
+                    self._registration.publish(state=State.DRAINING)
+                elif act is Act.TERMINATE:
+                    process.terminate(ENGINE_GRACE_S, self._wakeup.sleep)
+                    return self._ending(life, process)
+                elif act is Act.FINISH:
+                    if life.ask is not None:
+                        return _asked(life.ask)
+                    self._say(f"the engine exited: {exit_code}")
+                    return diagnose(exit_code or 0, process.tail(), program)
+                self._wakeup.sleep(0.1 if life.state is State.DRAINING else TICK_S)
+        finally:
+            readiness.stop()
+
+    def _ending(self, life: Life, process: EngineProcess) -> Cause:
+        if not life.timed_out:
+            return _asked(life.ask or Ask.STOP)
+        return Cause(
+            "load-timeout",
+            f"the engine did not answer within {self._spec.load_timeout_s} s",
+            "raise load_timeout in models.yaml, or see mt-submit logs for what it waits for",
+            diagnose(0, process.tail()).log,
+        )
+
+    def _planned_end(self) -> Ask | None:
+        ends = self._facts.ends_unix
+        if ends is None:
+            return None
+        return (
+            Ask.WALLTIME if time.time() >= ends - self._spec.drain_s - WALLTIME_MARGIN_S else None
+        )
+
+    def _publish_ready(self, target: Target, host: str, loading_s: float) -> None:
+        self._clocks = replace(self._clocks, loading_s=loading_s)
+        self._say(f"ready after {loading_s:.1f} s")
+        self._registration.publish(
+            state=State.READY,
+            host=host,
+            port=target.port,
+            ready_unix=time.time(),
+            clocks=self._clocks,
+            engine_version=self._engine.version(target),
+        )
+
+    def _say(self, line: str) -> None:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        with contextlib.suppress(OSError), (self._log_folder / "agent.log").open("a") as log:
+            log.write(f"{stamp} {line}\n")
+
+
+class _EndedError(Exception):
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(cause.message)
+        self.cause = cause
+
+
+def _asked(ask: Ask) -> Cause:
+    if ask is Ask.WALLTIME:
+        return Cause("walltime", "the job's walltime was over", "mt-submit up starts it again")
+    return Cause("stopped", "it was asked to stop")
+
+
+def _unexpected(error: Exception) -> Cause:
+    return Cause(
+        "agent-error",
+        f"the agent itself failed: {type(error).__name__}: {error}",
+        "see mt-submit logs --agent, and please report it",
+    )
+
+
+def _user_name() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+class _Wakeup:
+    """Lets the main loop sleep, and wakes it at a signal, at a child's end or from a thread."""
+
+    def __init__(self) -> None:
+        self._read, self._write = socket.socketpair()
+        self._read.setblocking(False)
+        self._write.setblocking(False)
+
+    def install(self, on_signal: Callable[[int], None]) -> None:
+        """Take over the job's signals (submitit set its own before; its payload runs in the main
+        thread). SIGINT and SIGHUP reach a bare machine's agent from a terminal that is not its own
+        concern, so they do nothing."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            on_signal(number)
+
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, handle)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
+            signal.signal(number, lambda number, frame: None)
+        signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_SETMASK, set())
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, at most this long."""
+        ready, _, _ = select.select([self._read], [], [], seconds)
+        if ready:
+            with contextlib.suppress(BlockingIOError):
+                self._read.recv(4096)
+
+    def wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._write.send(b"\0")
+
+
+@dataclass
+class _Readiness:
+    """Asks the engine in a thread until it is ours and has answered one token."""
+
+    target: Target
+    wake: Callable[[], None]
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self.answered = threading.Event()
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(target=self._ask, name="readiness", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _ask(self) -> None:
+        last, pause = "", 0.1
+        while not self._stopped.wait(pause):
+            try:
+                check_identity(self.target)
+                check_answers(self.target)
+            except NotYetError as error:
+                if str(error) != last:
+                    last = str(error)
+                    self.say(f"not ready: {last}")
+                pause = min(pause * 1.3, 2.0)
+                continue
+            self.answered.set()
+            self.wake()
+            return
+
+
+class _Idleness:
+    """Whether requests still run in the engine, asked at most four times a second."""
+
+    def __init__(self, engine: Engine, target: Target) -> None:
+        self._engine, self._target = engine, target
+        self._asked_at = float("-inf")
+        self._idle = False
+
+    def look(self, now: float) -> bool:
+        if now - self._asked_at >= 0.25:
+            self._asked_at = now
+            self._idle = self._engine.requests_running(self._target) == 0
+        return self._idle

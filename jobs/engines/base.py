@@ -1,0 +1,92 @@
+"""What the agent needs of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Protocol
+
+from modeltainer.jobs.probe import Target
+from modeltainer.spec import LaunchSpec
+
+
+@dataclass(frozen=True)
+class EngineStart:
+    """What is known when the engine's command is built."""
+
+    spec: LaunchSpec
+    bind: str
+    port: int
+    nonce: str
+    internal_port: int | None = None
+    cuda_visible_devices: str | None = None
+
+
+@dataclass(frozen=True)
+class EngineCommand:
+    """A command line without secrets, and its environment beyond what the job has."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """One kind of inference server."""
+
+    key_variable: str
+    """Environment variable from which the server takes the key it demands."""
+    shares_port: bool
+    """It sets SO_REUSEPORT, so the agent can keep the port while it binds."""
+    needs_internal_ports: bool
+
+    def command(self, start: EngineStart) -> EngineCommand:
+        """The command inside the runtime.
+
+        Raises:
+            BadOptionError: an engine argument cannot be put on a command line.
+        """
+        ...
+
+    def requests_running(self, target: Target) -> int | None:
+        """Requests in work or waiting inside the engine; None when it does not say."""
+        ...
+
+    def version(self, target: Target) -> str | None:
+        """The engine's own version, once it is up."""
+        ...
+
+
+def metric_sum(metrics: str, names: Sequence[str]) -> int | None:
+    """Sum of Prometheus samples with these names, over all labels; None when none is there."""
+    total, found = 0.0, False
+    for line in metrics.splitlines():
+        name = line.partition("{")[0].partition(" ")[0]
+        if name in names:
+            try:
+                total += float(line.rpartition(" ")[2])
+            except ValueError:
+                continue
+            found = True
+    return int(total) if found else None
+
+
+def cache_environment(cache: str, engine: str) -> dict[str, str]:
+    """Folders for what engines download and compile, on the site's shared cache.
+
+    Variables: huggingface_hub's HF_HOME; llama.cpp's LLAMA_CACHE; vLLM's VLLM_CACHE_ROOT and
+    VLLM_CONFIG_ROOT (vllm/envs.py); TRITON_CACHE_DIR; TORCHINDUCTOR_CACHE_DIR; CUDA_CACHE_PATH.
+    """
+    root = PurePosixPath(cache)
+    shared = {"HF_HOME": str(root / "huggingface"), "XDG_CACHE_HOME": str(root / "xdg")}
+    if engine == "llamacpp":
+        return {**shared, "LLAMA_CACHE": str(root / "llama.cpp")}
+    return {
+        **shared,
+        "VLLM_CACHE_ROOT": str(root / "vllm"),
+        "VLLM_CONFIG_ROOT": str(root / "vllm" / "config"),
+        "TRITON_CACHE_DIR": str(root / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(root / "torchinductor"),
+        "FLASHINFER_WORKSPACE_BASE": str(root / "flashinfer"),
+        "CUDA_CACHE_PATH": str(root / "cuda"),
+    }

@@ -1,0 +1,100 @@
+"""llama.cpp's server: ``llama-server`` in an image or on the node, or xllamacpp in our own Python.
+
+Options: ``llama-server --help`` (tools/server/README.md of ggml-org/llama.cpp).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+
+from modeltainer.jobs.engines.base import (
+    EngineCommand,
+    EngineStart,
+    cache_environment,
+    metric_sum,
+)
+from modeltainer.jobs.engines.options import to_arguments
+from modeltainer.jobs.probe import NotYetError, Target
+
+ALL_LAYERS = "999"
+"""More layers than any model has: the whole model goes to the GPU."""
+
+
+class LlamaCpp:
+    """``llama-server``."""
+
+    key_variable = "LLAMA_API_KEY"
+    shares_port = True  # cpp-httplib's default socket options
+    needs_internal_ports = False
+
+    def command(self, start: EngineStart) -> EngineCommand:
+        spec = start.spec
+        options = dict(spec.engine_args)
+        argv = [
+            *(spec.command or ("llama-server",)),
+            *_model(start),
+            *("--alias", f"{spec.model},{start.nonce}"),
+            *("--host", start.bind),
+            *("--port", str(start.port)),
+            "--metrics",
+        ]
+        if spec.context is not None:
+            argv += ["--ctx-size", str(spec.context)]
+        if not {"threads", "t"} & {name.replace("_", "-") for name in options}:
+            argv += ["--threads", str(spec.resources.cpus)]
+        layers = {"n-gpu-layers", "gpu-layers", "ngl"}
+        if spec.resources.gpus and not layers & {name.replace("_", "-") for name in options}:
+            argv += ["--n-gpu-layers", ALL_LAYERS]
+        argv += to_arguments(options, lists="repeat")
+        return EngineCommand(tuple(argv), cache_environment(spec.site.cache, spec.engine))
+
+    def requests_running(self, target: Target) -> int | None:
+        try:
+            status, body = target.get("/metrics", timeout_s=2.0)
+        except NotYetError:
+            return None
+        names = ("llamacpp:requests_processing", "llamacpp:requests_deferred")
+        return metric_sum(body.decode(errors="replace"), names) if status == 200 else None
+
+    def version(self, target: Target) -> str | None:
+        with contextlib.suppress(NotYetError, ValueError, AttributeError):
+            status, body = target.get("/props")
+            if status == 200:
+                info = json.loads(body).get("build_info")
+                return f"llama.cpp {info}" if info else None
+        return None
+
+
+class EmbeddedLlamaCpp(LlamaCpp):
+    """The same server inside our own Python (:mod:`modeltainer.jobs.engines.llamacpp_embedded`)."""
+
+    def command(self, start: EngineStart) -> EngineCommand:
+        spec = start.spec
+        settings = {
+            "model": spec.source.value,
+            "aliases": [spec.model, start.nonce],
+            "host": start.bind,
+            "port": start.port,
+            "context": spec.context,
+            "threads": spec.resources.cpus,
+            "options": spec.engine_args,
+        }
+        argv = (
+            *(sys.executable, "-m", "modeltainer.jobs.engines.llamacpp_embedded"),
+            json.dumps(settings),
+        )
+        return EngineCommand(argv, cache_environment(spec.site.cache, spec.engine))
+
+    def version(self, target: Target) -> str | None:
+        from importlib.metadata import version
+
+        return f"xllamacpp {version('xllamacpp')}"
+
+
+def _model(start: EngineStart) -> list[str]:
+    source = start.spec.source
+    if source.kind == "path":
+        return ["--model", source.value]
+    return ["--hf-repo", source.value, *(["--hf-file", source.file] if source.file else [])]

@@ -1,0 +1,64 @@
+"""llama.cpp's server in a process of our own Python, by xllamacpp: the engine of a bare machine.
+
+Run by the agent as ``python -m modeltainer.jobs.engines.llamacpp_embedded SETTINGS``, where
+SETTINGS is the JSON that :class:`modeltainer.jobs.engines.llamacpp.EmbeddedLlamaCpp` writes. The
+key comes from ``LLAMA_API_KEY``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+
+def serve(settings: dict[str, Any], key: str) -> None:
+    """Serve until SIGTERM or SIGINT. Raises SystemExit with a line that says why it cannot."""
+    try:
+        import xllamacpp
+    except ImportError as error:
+        raise SystemExit(
+            f"error: xllamacpp is not installed ({error}); run: pip install 'modeltainer[embedded]'"
+        ) from error
+    params = xllamacpp.CommonParams()
+    params.model.path = settings["model"]
+    params.model_alias = set(settings["aliases"])
+    params.hostnames = [settings["host"]]
+    params.port = settings["port"]
+    params.reuse_port = True
+    params.api_keys = [key]
+    params.endpoint_metrics = True
+    params.ui = False
+    if settings["context"] is not None:
+        params.n_ctx = settings["context"]
+    params.cpuparams.n_threads = settings["threads"]
+    for name, value in settings["options"].items():
+        _set(params, name.replace("-", "_"), value)
+    stopped = {signal.SIGTERM, signal.SIGINT}
+    # Blocked before the server's threads start, so that they all leave the signals to sigwait.
+    signal.pthread_sigmask(signal.SIG_BLOCK, stopped)
+    server = xllamacpp.Server(params)
+    signal.sigwait(stopped)
+    del server
+    os._exit(
+        0
+    )  # the server's threads have no more to say; a slow teardown would only delay the job
+
+
+def _set(params: Any, name: str, value: Any) -> None:
+    if not hasattr(params, name):
+        known = [field for field in dir(params) if not field.startswith("_")]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise SystemExit(f"error: unknown engine argument {name} for the embedded runtime{hint}")
+    try:
+        setattr(params, name, value)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise SystemExit(f"error: engine argument {name}: {error}") from error
+
+
+if __name__ == "__main__":
+    serve(json.loads(sys.argv[1]), os.environ["LLAMA_API_KEY"])

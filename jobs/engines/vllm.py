@@ -1,0 +1,68 @@
+"""vLLM's OpenAI server. Options: ``vllm serve --help``; variables: vllm/envs.py."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+from modeltainer.jobs.engines.base import (
+    EngineCommand,
+    EngineStart,
+    cache_environment,
+    metric_sum,
+)
+from modeltainer.jobs.engines.options import to_arguments
+from modeltainer.jobs.probe import NotYetError, Target
+
+
+class Vllm:
+    """``vllm serve``."""
+
+    key_variable = "VLLM_API_KEY"
+    shares_port = True  # create_server_socket() in vllm/entrypoints sets SO_REUSEPORT
+    needs_internal_ports = True
+
+    def command(self, start: EngineStart) -> EngineCommand:
+        spec = start.spec
+        options = dict(spec.engine_args)
+        given = {name.replace("_", "-") for name in options}
+        argv = [
+            *(spec.command or ("vllm", "serve")),
+            spec.source.value,
+            *("--served-model-name", spec.model, start.nonce),
+            *("--host", start.bind),
+            *("--port", str(start.port)),
+        ]
+        if spec.source.revision is not None:
+            argv += ["--revision", spec.source.revision]
+        if spec.context is not None:
+            argv += ["--max-model-len", str(spec.context)]
+        parallel = {"tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size"}
+        if spec.resources.gpus > 1 and not parallel & given:
+            argv += ["--tensor-parallel-size", str(spec.resources.gpus)]
+        argv += to_arguments(options, lists="spread")
+        env = {
+            **cache_environment(spec.site.cache, spec.engine),
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+        }
+        if start.internal_port is not None:
+            env["VLLM_PORT"] = str(start.internal_port)
+        if start.cuda_visible_devices is not None:
+            env["CUDA_VISIBLE_DEVICES"] = start.cuda_visible_devices
+        return EngineCommand(tuple(argv), env)
+
+    def requests_running(self, target: Target) -> int | None:
+        try:
+            status, body = target.get("/metrics", timeout_s=2.0)
+        except NotYetError:
+            return None
+        names = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+        return metric_sum(body.decode(errors="replace"), names) if status == 200 else None
+
+    def version(self, target: Target) -> str | None:
+        with contextlib.suppress(NotYetError, ValueError, AttributeError):
+            status, body = target.get("/version")
+            if status == 200:
+                return f"vLLM {json.loads(body).get('version')}"
+        return None

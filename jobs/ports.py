@@ -1,0 +1,102 @@
+"""Ports on a shared node, without a race.
+
+Between choosing a free port and the engine's bind, another job could take it. So the agent keeps
+the port itself: it binds the address exclusively, and only then sets ``SO_REUSEPORT`` on that
+socket, which never listens. A second agent's exclusive bind fails at once, while the engine, which
+sets ``SO_REUSEPORT`` before its own bind (cpp-httplib in llama-server; uvicorn's socket in vLLM),
+may share it: Linux lets sockets of one user share an address when all of them have the option
+(socket(7)). Engines without the option get the port released just before their start, and the
+agent starts again on another port when they still find it taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import random
+import socket
+from dataclasses import dataclass
+
+INTERNAL_BASE = 20_000
+INTERNAL_BLOCK = 64
+"""Ports one vLLM server may need for its own processes, counted up from ``VLLM_PORT``."""
+INTERNAL_BLOCKS = 180
+
+
+class NoFreePortError(RuntimeError):
+    """Every port the site allows is taken on this node."""
+
+
+@dataclass
+class HeldPort:
+    """A port that is ours until :meth:`release`."""
+
+    port: int
+    _socket: socket.socket
+
+    def release(self) -> None:
+        """Let go of the port; twice is fine."""
+        self._socket.close()
+
+
+def hold_port(address: str, allowed: tuple[int, int] | None) -> HeldPort:
+    """Take a port on ``address`` (an IPv4 address, ``0.0.0.0`` for all).
+
+    Args:
+        allowed: inclusive range; None takes any port the kernel hands out.
+
+    Raises:
+        NoFreePortError: all ports of the range are taken.
+        OSError: the address is not this node's.
+    """
+    if allowed is None:
+        return _hold(address, 0)
+    low, high = allowed
+    # Random order: agents that start together on one node seldom meet.
+    for port in random.sample(range(low, high + 1), high - low + 1):
+        try:
+            return _hold(address, port)
+        except OSError as error:
+            if error.errno not in {errno.EADDRINUSE, errno.EACCES}:
+                raise
+    raise NoFreePortError(f"every port from {low} to {high} is taken on this node")
+
+
+def _hold(address: str, port: int) -> HeldPort:
+    holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        holder.bind((address, port))
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except BaseException:
+        holder.close()
+        raise
+    return HeldPort(holder.getsockname()[1], holder)
+
+
+@dataclass
+class InternalPorts:
+    """A block of port numbers that no other agent on this node uses as its base."""
+
+    base: int
+    _holder: socket.socket
+
+    def release(self) -> None:
+        self._holder.close()
+
+
+def hold_internal_ports() -> InternalPorts:
+    """Reserve a disjoint ``VLLM_PORT`` base among the agents of this node.
+
+    The reservation is an abstract Unix socket (unix(7)): it is known to the whole node, whichever
+    user, and vanishes with its holder.
+
+    Raises:
+        NoFreePortError: all blocks are reserved.
+    """
+    for block in random.sample(range(INTERNAL_BLOCKS), INTERNAL_BLOCKS):
+        holder = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with contextlib.suppress(OSError):
+            holder.bind(f"\0modeltainer-ports-{block}")
+            return InternalPorts(INTERNAL_BASE + block * INTERNAL_BLOCK, holder)
+        holder.close()
+    raise NoFreePortError("every block of internal ports is reserved on this node")

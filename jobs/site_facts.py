@@ -1,0 +1,81 @@
+"""What the agent finds out about the job it runs in. Environment names: sbatch(1), srun(1)."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from modeltainer.spec import LaunchSpec
+
+_SIOCGIFADDR = 0x8915
+"""ioctl that gives an interface's IPv4 address (netdevice(7))."""
+
+
+class NoSuchInterfaceError(RuntimeError):
+    """The site's ``host_interface`` is not on this node."""
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """This job, as its environment tells it."""
+
+    job_id: str
+    node: str
+    local: bool
+    """Not under Slurm: a bare machine."""
+    devices: tuple[str, ...]
+    """GPUs as handed out: indices or UUIDs."""
+    ends_unix: float | None
+
+
+def job_facts(spec: LaunchSpec, environ: Mapping[str, str], now_unix: float) -> JobFacts:
+    """Read the job's environment; without Slurm the job is this process or submitit's."""
+    job_id = environ.get("SLURM_JOB_ID")
+    node = environ.get("SLURMD_NODENAME") or socket.gethostname()
+    visible = environ.get("CUDA_VISIBLE_DEVICES") or environ.get("ROCR_VISIBLE_DEVICES") or ""
+    devices = tuple(part for part in visible.split(",") if part and part != "NoDevFiles")
+    if job_id is None:
+        local_id = environ.get("SUBMITIT_LOCAL_JOB_ID") or str(os.getpid())
+        return JobFacts(local_id, node, True, devices, None)
+    return JobFacts(job_id, node, False, devices, _end(spec, environ, now_unix))
+
+
+def _end(spec: LaunchSpec, environ: Mapping[str, str], now_unix: float) -> float | None:
+    # SLURM_JOB_END_TIME is there since Slurm 22.05; before it, the placement's walltime.
+    with contextlib.suppress(KeyError, ValueError):
+        return float(environ["SLURM_JOB_END_TIME"])
+    return now_unix + spec.placement.walltime_s if spec.placement else None
+
+
+def addresses(spec: LaunchSpec, facts: JobFacts) -> tuple[str, str]:
+    """The IPv4 address to bind, and the host to register.
+
+    Raises:
+        NoSuchInterfaceError: the wished interface is not here or has no IPv4 address.
+    """
+    interface = spec.site.host_interface
+    if interface is not None:
+        address = _interface_address(interface)
+        return address, address
+    if facts.local:
+        return "127.0.0.1", "127.0.0.1"
+    # Which of the node's addresses login can reach is not known here, so all of them.
+    return "0.0.0.0", facts.node  # noqa: S104
+
+
+def _interface_address(interface: str) -> str:
+    request = array.array("B", struct.pack("256s", interface.encode()[:15]))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
+        except OSError as error:
+            raise NoSuchInterfaceError(
+                f"this node has no interface {interface!r} with an IPv4 address"
+            ) from error
+    return socket.inet_ntoa(request.tobytes()[20:24])
