@@ -85,12 +85,12 @@ class Scheduler:
 
 def job_sight(job: JobStatus) -> JobSight:
     """A Slurm job as launches see it: pending, running or gone, and why, in words."""
+    from modeltainer.hpc.estimate import start_estimate
     from modeltainer.hpc.queue import ALIVE, WAITING
 
     if job.state in WAITING:
-        return JobSight(
-            "pending", reason=job.reason_text, start_estimate_unix=job.start_estimate_unix
-        )
+        estimate = start_estimate(job, time.time())
+        return JobSight("pending", reason=job.reason_text, start_estimate_unix=estimate)
     residence: Residence = "running" if job.state in ALIVE else "gone"
     return JobSight(
         residence,

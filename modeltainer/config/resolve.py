@@ -11,6 +11,7 @@ from typing import Any, Literal
 from modeltainer.config.schema import Config, ModelSection, SecretSection
 from modeltainer.registry.layout import new_launch_id
 from modeltainer.spec import LaunchSpec, Resources, RuntimeName, Site, Source
+from modeltainer.weights.gguf import BadGgufError, read_header
 
 Executor = Literal["slurm", "local"]
 
@@ -73,6 +74,16 @@ def launch_spec(
     if runtime == "embedded" and section.engine != "llamacpp":
         raise CannotLaunchError(
             f"{model}: the embedded runtime runs llama.cpp only; set runtime: apptainer or native"
+        )
+    if runtime == "embedded" and section.source.hub is not None:
+        raise CannotLaunchError(
+            f"{model}: the embedded runtime loads a local file; download the .gguf and give its "
+            f"path in models.{model}.source"
+        )
+    if section.engine == "llamacpp" and section.source.hub and section.source.revision:
+        raise CannotLaunchError(
+            f"{model}: llama-server downloads a repository's main revision only; download the "
+            ".gguf of that revision and give its path"
         )
     resources = _resources(config, section, overrides)
     return LaunchSpec(
@@ -154,6 +165,17 @@ def _source(model: str, section: ModelSection) -> Source:
             f"{model}: {source.path} does not exist; download the model there, or mend "
             f"models.{model}.source"
         )
+    if source.path.suffix == ".gguf":
+        try:
+            read_header(source.path)
+        except BadGgufError as error:
+            raise CannotLaunchError(
+                f"{model}: {source.path} cannot be loaded: {error}; download it again"
+            ) from error
+        except OSError as error:
+            raise CannotLaunchError(
+                f"{model}: {source.path} cannot be read: {error.strerror or error}"
+            ) from error
     return Source("path", str(source.path))
 
 

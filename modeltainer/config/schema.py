@@ -54,6 +54,24 @@ ModelName = Annotated[
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
+_OWN_OPTIONS = {
+    "host": "it binds the job's own address (site.host_interface)",
+    "port": "it takes a free port (site.ports)",
+    "api-key": "each launch has a key of its own",
+    "api-key-file": "each launch has a key of its own",
+    "served-model-name": "use the model's name and aliases",
+    "alias": "use the model's name and aliases",
+    "model": "use source",
+    "model-url": "use source",
+    "hf-repo": "use source",
+    "hf-file": "use source.file",
+    "revision": "use source.revision",
+    "max-model-len": "use context",
+    "ctx-size": "use context",
+}
+"""Engine options that would break routing or identity, and what to use instead."""
+
+
 class Section(BaseModel):
     """Base of every section: no unknown fields, no changes after reading."""
 
@@ -209,6 +227,10 @@ class ModelSection(Section):
             raise ValueError("vLLM is given a hub id or a folder; for a .gguf use engine: llamacpp")
         if self.engine == "llamacpp" and self.source.path is not None and not gguf:
             raise ValueError("llama.cpp loads one .gguf file; source is not one")
+        for name in self.engine_args:
+            field = _OWN_OPTIONS.get(name.replace("_", "-"))
+            if field is not None:
+                raise ValueError(f"engine_args.{name} is set by mt-submit itself; {field}")
         clash = sorted(set(self.env) & set(self.secrets))
         if clash:
             raise ValueError(f"{clash[0]} is in env and in secrets; keep it in secrets only")

@@ -1,0 +1,72 @@
+"""A scripted engine for what a real one does only by bad luck. First argument: what to do.
+
+``hang``: never listen. ``port-taken STATE``: fail to bind twice, noting each port in STATE.
+``stranger``: answer as a server that does not know the nonce. ``busy-for SECONDS``: report a running
+request for this long after SIGTERM's drain began.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+
+def option(name: str) -> str:
+    return sys.argv[sys.argv.index(name) + 1]
+
+
+class Handler(BaseHTTPRequestHandler):
+    names: list[str] = []
+    busy_until = 0.0
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def reply(self, body: Any, kind: str = "application/json") -> None:
+        data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self) -> None:
+        if self.path == "/v1/models":
+            self.reply({"data": [{"id": name} for name in self.names]})
+        elif self.path == "/metrics":
+            busy = int(time.monotonic() < self.busy_until)
+            self.reply(f"llamacpp:requests_processing {busy}\n", "text/plain")
+        else:
+            self.reply({})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.reply({"choices": [{"text": "x"}]})
+
+
+def main() -> None:
+    act, port = sys.argv[1], int(option("--port"))
+    if act == "hang":
+        time.sleep(600)
+    if act == "port-taken":
+        state = Path(sys.argv[2])
+        with state.open("a") as file:
+            file.write(f"{port}\n")
+        if len(state.read_text().split()) < 3:
+            sys.exit("OSError: [Errno 98] Address already in use")
+    Handler.names = ["someone-else"] if act == "stranger" else option("--alias").split(",")
+    if act == "busy-for":
+        # Counted from the start: ready comes within a fraction of a second.
+        Handler.busy_until = time.monotonic() + float(sys.argv[2]) + 1.0
+    server = ThreadingHTTPServer.__new__(ThreadingHTTPServer)
+    server.allow_reuse_port = True
+    server.__init__(("127.0.0.1", port), Handler)  # type: ignore[misc]
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
