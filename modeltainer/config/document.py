@@ -1,6 +1,6 @@
 """A YAML file with the place of every value, so that an error can point at its line.
 
-YAML 1.2's core rules for plain scalars: ``no``, ``on`` and ``4:00:00`` stay text (YAML 1.1, and so
+YAML 1.2's rules for plain scalars, and numbers only in their usual spelling: ``no``, ``on`` and ``4:00:00`` stay text (YAML 1.1, and so
 PyYAML's default, would read a boolean and the number 14400). Duplicate keys are errors, and so are
 alias bombs: the expanded document has a size limit.
 """
@@ -58,7 +58,7 @@ for _tag, _pattern, _first in (
     ("int", r"[-+]?(?:0|[1-9][0-9]*)|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
     (
         "float",
-        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
         "-+.0123456789",
     ),
     ("null", r"~|null|Null|NULL|", "~nN\0"),
@@ -100,7 +100,10 @@ def read_document(file: Path) -> Document:
 
 def parse_document(text: str, file: Path) -> Document:
     """Parse YAML text; ``file`` is only named in errors. Raises as :func:`read_document`."""
-    loader = _CoreLoader(text)
+    try:
+        loader = _CoreLoader(text)
+    except yaml.YAMLError as error:
+        raise _single(file, 1, 1, f"not valid YAML: {error}") from error
     try:
         node = loader.get_single_node()
         if node is None:
@@ -116,6 +119,8 @@ def parse_document(text: str, file: Path) -> Document:
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         detail = " ".join(part for part in (error.context, error.problem) if part)
         raise _single(file, line, column, f"not valid YAML: {detail}") from error
+    except ConfigError:
+        raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _single(file, 1, 1, f"not valid YAML: {error}") from error
     finally:

@@ -104,8 +104,28 @@ def load(file: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        problems = [_problem(fault, document, origins) for fault in error.errors(include_url=False)]
-        raise ConfigError(problems) from None
+        faults = error.errors(include_url=False)
+        problems = [_problem(fault, document, origins) for fault in faults]
+        misspelt = {
+            (_without_tags(tuple(fault["loc"]))[:-1], problem.suggestion)
+            for fault, problem in zip(faults, problems, strict=True)
+        }
+        raise ConfigError(
+            [
+                problem
+                for fault, problem in zip(faults, problems, strict=True)
+                if not _is_the_other_half(fault, misspelt)
+            ]
+        ) from None
+
+
+def _is_the_other_half(fault: Any, misspelt: set[tuple[Location, str]]) -> bool:
+    """A field that is missing because it stands there misspelt is one fault, not two."""
+    location = _without_tags(tuple(fault["loc"]))
+    return (
+        fault["type"] == "missing"
+        and (location[:-1], f"did you mean {str(location[-1])!r}?") in misspelt
+    )
 
 
 def _leaves(data: Mapping[str, Any], at: Location = ()) -> list[tuple[Location, Any]]:

@@ -174,6 +174,7 @@ class ModelSection(Section):
     replicas: Annotated[int, Field(ge=1, le=256)] = 1
     """How many jobs serve it."""
     resources: ResourcesSection = ResourcesSection()
+    """What one replica asks for; over the site's defaults."""
     runtime: Literal["apptainer", "native", "embedded"] | None = None
     """Left out: apptainer on a cluster; on a bare machine embedded (llama.cpp) or native (vLLM)."""
     image: str | None = None
@@ -288,8 +289,11 @@ class Config(Section):
     """A whole configuration file."""
 
     site: SiteSection = SiteSection()
+    """The cluster, or this machine."""
     gateway: GatewaySettings = GatewaySettings()
+    """The one URL over all models."""
     models: dict[ModelName, ModelSection] = Field(default_factory=dict)
+    """The models by name."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Config:

@@ -1,0 +1,1 @@
+"""Measuring: what ModelTainer itself costs, and what an endpoint gives."""

@@ -1,0 +1,1 @@
+"""The same models.yaml on a workstation, by Docker Compose."""

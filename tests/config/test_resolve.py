@@ -1,0 +1,96 @@
+"""From the file and the command line to one launch spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modeltainer.config.resolve import (
+    CannotLaunchError,
+    Overrides,
+    launch_spec,
+    secret_environment,
+)
+from modeltainer.config.schema import Config, SecretSection
+from modeltainer.spec import decode, encode
+from tests.tiny_gguf import write_tiny_gguf
+
+
+def config(model: dict[str, Any], site: dict[str, Any] | None = None) -> Config:
+    return Config.model_validate({"site": site or {}, "models": {"m": model}})
+
+
+VLLM = {"engine": "vllm", "source": "org/name"}
+
+
+def test_command_line_over_model_over_site() -> None:
+    chosen = config(
+        {**VLLM, "resources": {"cpus": 8, "walltime": 60}},
+        {"defaults": {"cpus": 2, "walltime": 30, "memory": "8G", "partition": "gpu"}},
+    )
+    spec = launch_spec(
+        chosen, "m", 0, executor="slurm", overrides=Overrides(walltime_s=600, partition="short")
+    )
+    assert spec.resources.cpus == 8
+    assert spec.resources.memory_mib == 8192
+    assert spec.resources.walltime_s == 600
+    assert spec.resources.partition == "short"
+    assert decode(encode(spec)) == spec
+
+
+def test_a_partition_brings_its_account() -> None:
+    site = {"partitions": {"gpu": {"account": "proj", "qos": "high"}}}
+    chosen = config({**VLLM, "resources": {"partition": "gpu"}}, site)
+    resources = launch_spec(chosen, "m", 0, executor="slurm").resources
+    assert (resources.account, resources.qos) == ("proj", "high")
+
+
+def test_runtimes_follow_the_machine(tmp_path: Path) -> None:
+    gguf = str(write_tiny_gguf(tmp_path / "m.gguf"))
+    llama = config({"engine": "llamacpp", "source": gguf})
+    assert launch_spec(llama, "m", 0, executor="slurm").runtime == "apptainer"
+    assert launch_spec(llama, "m", 0, executor="local").runtime == "embedded"
+    assert launch_spec(config(VLLM), "m", 0, executor="local").runtime == "native"
+    assert launch_spec(config(VLLM), "m", 0, executor="slurm").resources.gpus == 1
+    assert launch_spec(llama, "m", 0, executor="slurm").resources.gpus == 0
+
+
+def test_a_gpu_brings_the_gpu_image(tmp_path: Path) -> None:
+    gguf = str(write_tiny_gguf(tmp_path / "m.gguf"))
+    model = {"engine": "llamacpp", "source": gguf, "resources": {"gpus": 1}}
+    assert (launch_spec(config(model), "m", 0, executor="slurm").image or "").endswith("-cuda")
+    amd = config(model, {"gpu_vendor": "amd"})
+    assert (launch_spec(amd, "m", 0, executor="slurm").image or "").endswith("-rocm")
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    chosen = config({"engine": "llamacpp", "source": str(tmp_path / "no.gguf")})
+    with pytest.raises(CannotLaunchError, match="does not exist"):
+        launch_spec(chosen, "m", 0, executor="slurm")
+
+
+@pytest.mark.parametrize("keep", [0, 10, 100, 5000, -1])
+def test_a_truncated_gguf_is_refused_before_it_queues(tmp_path: Path, keep: int) -> None:
+    path = write_tiny_gguf(tmp_path / "m.gguf")
+    path.write_bytes(path.read_bytes()[:keep])
+    chosen = config({"engine": "llamacpp", "source": str(path)})
+    with pytest.raises(CannotLaunchError, match=r"cut off|too few"):
+        launch_spec(chosen, "m", 0, executor="slurm")
+
+
+def test_secrets_come_by_reference(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("from-file\n")
+    file.chmod(0o600)
+    wanted = {"A": SecretSection(env="TOKEN"), "B": SecretSection(file=file)}
+    assert secret_environment("m", wanted, {"TOKEN": "from-env"}) == {
+        "A": "from-env",
+        "B": "from-file",
+    }
+    with pytest.raises(CannotLaunchError, match="not set"):
+        secret_environment("m", wanted, {})
+    file.chmod(0o644)
+    with pytest.raises(CannotLaunchError, match="chmod 600"):
+        secret_environment("m", wanted, {"TOKEN": "x"})
