@@ -1,0 +1,63 @@
+"""Who is asking: ``Authorization: Bearer`` or ``x-api-key``, checked against the key files."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+
+from modeltainer.gateway.errors import GatewayError
+from modeltainer.registry.keys import KeyRecord, KeyRing
+
+NOBODY = KeyRecord(id="none", name="no key asked for", sha256="")
+"""Stands for a client where the Unix socket's permissions decide who may connect."""
+OWNER = KeyRecord(id="owner", name="the gateway's owner", sha256="")
+"""Stands for whoever can read the gateway's own state file: mt-submit of the same user."""
+
+
+class Authenticator:
+    """From a request's header fields to the key it was sent with."""
+
+    def __init__(self, ring: KeyRing, *, required: bool, owner_token: str = "") -> None:
+        self._ring = ring
+        self._required = required
+        self._owner_token = owner_token.encode()
+
+    def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> KeyRecord:
+        """The key of a request.
+
+        Raises:
+            GatewayError: 401: no key, or one that is unknown, revoked or expired.
+        """
+        if not self._required:
+            return NOBODY
+        given = presented_key(headers)
+        if given is None:
+            raise GatewayError(
+                401,
+                "You did not provide an API key; send it as 'Authorization: Bearer KEY' "
+                "(make one with: mt-submit key create NAME)",
+                "missing_api_key",
+            )
+        if self._owner_token and hmac.compare_digest(given, self._owner_token):
+            return OWNER
+        record = self._ring.find(given.decode("utf-8", "surrogateescape"))
+        if record is None:
+            raise GatewayError(
+                401,
+                "This API key is not valid here: it is unknown, revoked or expired",
+                "invalid_api_key",
+            )
+        return record
+
+
+def presented_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """The key in a request's header fields; the bearer token goes before ``x-api-key``."""
+    other = None
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, token = value.strip().partition(b" ")
+            if scheme.lower() == b"bearer" and token.strip():
+                return token.strip()
+        elif name == b"x-api-key" and value.strip():
+            other = value.strip()
+    return other

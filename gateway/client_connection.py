@@ -1,0 +1,55 @@
+"""uvicorn's protocol with two things added: errors in OpenAI's shape, and a way to hang up.
+
+ASGI has no message for "close this connection after the answer" once the answer has begun; the
+scope extension ``modeltainer.connection`` offers it as :class:`ClientConnection`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from modeltainer.gateway.errors import Scope, document
+
+EXTENSION = "modeltainer.connection"
+
+
+class ClientConnection:
+    """The connection a request came on."""
+
+    def __init__(self, cycle: RequestResponseCycle, transport: asyncio.Transport) -> None:
+        self._cycle, self._transport = cycle, transport
+
+    def close_after_answer(self) -> None:
+        """Let no further request come on it."""
+        self._cycle.keep_alive = False
+
+    def cut(self) -> None:
+        """Close now (what is written still goes out): the client sees that the answer is cut."""
+        self._transport.close()
+
+
+class ClientProtocol(HttpToolsProtocol):
+    """One client's connection."""
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        cycle: Any = self.cycle
+        if cycle is not None:
+            self.scope["extensions"] = {EXTENSION: ClientConnection(cycle, self.transport)}  # type: ignore[typeddict-item]
+
+    def send_400_response(self, msg: str) -> None:
+        body = document(msg.rstrip("."), "invalid_request_error", "invalid_http")
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (len(body), body)
+        )
+        self.transport.close()
+
+
+def client_connection(scope: Scope) -> ClientConnection | None:
+    """The extension, where the server offers it."""
+    found = scope.get("extensions", {}).get(EXTENSION)
+    return found if isinstance(found, ClientConnection) else None

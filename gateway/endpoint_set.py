@@ -1,0 +1,159 @@
+"""The endpoints as the event loop knows them: whose identity is proven, and what they do now."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+
+from modeltainer.gateway.identity import IdentityError, verify
+from modeltainer.gateway.log import JsonLog
+from modeltainer.gateway.pool import Pool
+from modeltainer.gateway.registry_follower import Snapshot
+from modeltainer.gateway.routing import Table, Target, choose, table
+from modeltainer.gateway.settings import GatewaySettings
+
+PROBE_PAUSES_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+"""Between two looks at an endpoint that does not prove itself; the last one repeats."""
+PROBES_AT_ONCE = 32
+
+
+class LiveEndpoint:
+    """One endpoint: its target, its connections, its requests in flight."""
+
+    def __init__(self, target: Target, settings: GatewaySettings) -> None:
+        self.target = target
+        self.pool = Pool(
+            target.host,
+            target.port,
+            limit=settings.max_connections,
+            connect_timeout=settings.connect_timeout,
+            pool_timeout=settings.pool_timeout,
+        )
+        self.outstanding = 0
+        self.requests = 0
+        self.verified = False
+        self.reason = "not probed yet"
+        self.probe: asyncio.Task[None] | None = None
+
+    def retire(self) -> None:
+        """No new requests; running ones keep their connections until they end."""
+        self.verified = False
+        if self.probe is not None:
+            self.probe.cancel()
+        self.pool.close()
+
+
+class EndpointSet:
+    """Follows snapshots of the registry; routes only to endpoints that have proven themselves."""
+
+    def __init__(self, settings: GatewaySettings, log: JsonLog) -> None:
+        self._settings, self._log = settings, log
+        self._live: dict[str, LiveEndpoint] = {}
+        self._turns: dict[str, int] = {}
+        self._turn = 0
+        self._models: Mapping[str, tuple[str, ...]] = {}
+        self._probing = asyncio.Semaphore(PROBES_AT_ONCE)
+        self.snapshot: Snapshot | None = None
+        self.table = Table()
+
+    def set_models(self, models: Mapping[str, tuple[str, ...]]) -> None:
+        """Names and aliases of models.yaml."""
+        self._models = models
+        self._rebuild()
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Take over what the registry says now."""
+        if self.snapshot is None or snapshot.problems != self.snapshot.problems:
+            for name, problem in snapshot.problems.items():
+                self._log.warning("registry_problem", file=name, message=problem)
+        self.snapshot = snapshot
+        targets = {target.key: target for target in snapshot.targets}
+        for key in [key for key in self._live if key not in targets]:
+            self._live.pop(key).retire()
+            self._turns.pop(key, None)
+            self._log.info("endpoint_gone", endpoint=key)
+        for key, target in targets.items():
+            live = self._live.get(key)
+            if live is not None and _same_server(live.target, target):
+                live.target = target
+                continue
+            if live is not None:
+                live.retire()
+            self._live[key] = LiveEndpoint(target, self._settings)
+            self._start_probe(self._live[key])
+        self._rebuild()
+
+    def pick(self, model: str, failed: set[str]) -> LiveEndpoint | None:
+        """The endpoint for one more attempt; None when there is none left."""
+        target = choose(
+            self.table.candidates(model),
+            outstanding={key: live.outstanding for key, live in self._live.items()}
+            if len(self.table.candidates(model)) > 1
+            else {},
+            last_turn=self._turns,
+            failed=failed,
+        )
+        if target is None:
+            return None
+        self._turn += 1
+        self._turns[target.key] = self._turn
+        return self._live[target.key]
+
+    def suspect(self, live: LiveEndpoint, reason: str) -> None:
+        """The server there could not be reached, or refused the key: it has to prove itself
+        again before it gets another request."""
+        if self._live.get(live.target.key) is not live or not live.verified:
+            return
+        live.verified, live.reason = False, reason
+        live.pool.drop_idle()
+        self._log.warning("endpoint_suspect", endpoint=live.target.key, reason=reason)
+        self._start_probe(live)
+        self._rebuild()
+
+    @property
+    def all(self) -> list[LiveEndpoint]:
+        """Every ready endpoint, proven or not, ordered by key."""
+        return [self._live[key] for key in sorted(self._live)]
+
+    def close(self) -> None:
+        """Stop probing and close kept connections."""
+        for live in self._live.values():
+            live.retire()
+        self._live.clear()
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        proven = [live.target for live in self.all if live.verified]
+        self.table = table(proven, self._models)
+
+    def _start_probe(self, live: LiveEndpoint) -> None:
+        live.probe = asyncio.get_running_loop().create_task(self._prove(live))
+
+    async def _prove(self, live: LiveEndpoint) -> None:
+        said = ""
+        for attempt in range(2**31):
+            try:
+                async with self._probing:
+                    await verify(live.target, connect_timeout=self._settings.connect_timeout)
+            except IdentityError as error:
+                live.reason = str(error)
+                if live.reason != said:
+                    said = live.reason
+                    self._log.warning("endpoint_unproven", endpoint=live.target.key, reason=said)
+                await asyncio.sleep(PROBE_PAUSES_S[min(attempt, len(PROBE_PAUSES_S) - 1)])
+            else:
+                live.verified, live.reason = True, ""
+                self._log.info(
+                    "endpoint_ready",
+                    endpoint=live.target.key,
+                    model=live.target.model,
+                    address=live.target.address,
+                )
+                self._rebuild()
+                return
+
+
+def _same_server(one: Target, other: Target) -> bool:
+    """Equal but for what may change while a server runs."""
+    return replace(one, aliases=()) == replace(other, aliases=())

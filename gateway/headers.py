@@ -1,0 +1,97 @@
+"""Header fields on their way through: what is dropped, what is put in. Pure.
+
+Hop-by-hop fields: RFC 9110, section 7.6.1.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable
+
+from modeltainer.gateway.errors import Headers
+from modeltainer.gateway.routing import Target
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+_OURS_UPSTREAM = frozenset(
+    {
+        b"accept-encoding",
+        b"authorization",
+        b"content-length",
+        b"cookie",
+        b"expect",
+        b"host",
+        b"x-api-key",
+        b"x-request-id",
+    }
+)
+_OURS_DOWNSTREAM = frozenset({b"date", b"server", b"x-request-id"})
+_STREAM = {b"cache-control": b"no-cache", b"x-accel-buffering": b"no"}
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The client's ``X-Request-Id`` where it is harmless in a header and a log, else a new one."""
+    for name, value in headers:
+        if name == b"x-request-id":
+            given = value.decode("latin-1")
+            if _REQUEST_ID.fullmatch(given):
+                return given
+            break
+    return f"req-{secrets.token_hex(12)}"
+
+
+def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
+    return {
+        token.strip().lower()
+        for name, value in headers
+        if name == b"connection"
+        for token in value.split(b",")
+    }
+
+
+def request_head(path: str, headers: Headers, target: Target, length: int, rid: str) -> bytes:
+    """The head of the request to an engine: the client's fields less the hop-by-hop ones and its
+    key; ours in their place."""
+    dropped = HOP_BY_HOP | _OURS_UPSTREAM | _named_by_connection(headers)
+    lines = [
+        f"POST {path} HTTP/1.1\r\nhost: {target.address}\r\n"
+        f"authorization: Bearer {target.api_key}\r\naccept-encoding: identity\r\n"
+        f"x-request-id: {rid}\r\ncontent-length: {length}\r\n".encode("latin-1")
+    ]
+    lines += [b"%s: %s\r\n" % field for field in headers if field[0] not in dropped]
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def is_event_stream(headers: Headers) -> bool:
+    """Whether an answer is a stream of server-sent events."""
+    return any(
+        name == b"content-type" and value.strip().lower().startswith(b"text/event-stream")
+        for name, value in headers
+    )
+
+
+def response_headers(headers: Headers, rid: str, attempts: int) -> Headers:
+    """An engine's header fields for the client. Streams are marked so that no proxy on the way
+    (nginx, Open OnDemand) holds them back."""
+    dropped = HOP_BY_HOP | _OURS_DOWNSTREAM | _named_by_connection(headers)
+    kept = [field for field in headers if field[0] not in dropped]
+    if is_event_stream(headers):
+        kept = [field for field in kept if field[0] not in _STREAM]
+        kept += _STREAM.items()
+    kept.append((b"x-request-id", rid.encode()))
+    kept.append((b"x-modeltainer-attempts", str(attempts).encode()))
+    return kept

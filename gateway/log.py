@@ -1,0 +1,68 @@
+"""The gateway's log: one JSON object per line, and neither secrets nor bodies in it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+
+class JsonLog:
+    """Writes events to standard error, or appends them to a file."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        """
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        self._descriptor = (
+            sys.stderr.fileno()
+            if file is None
+            else os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        )
+        self._lock = threading.Lock()
+
+    def event(self, level: str, event: str, **fields: Any) -> None:
+        """Write one line; fields that are None are left out. JSON escapes line breaks, so one
+        event is always one line. A log that cannot be written never fails a request."""
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+        line = {"time": f"{stamp}.{int(now % 1 * 1000):03}Z", "level": level, "event": event}
+        line.update((name, value) for name, value in fields.items() if value is not None)
+        data = msgspec.json.encode(line, enc_hook=str) + b"\n"
+        with self._lock:
+            try:
+                os.write(self._descriptor, data)
+            except OSError:
+                return
+
+    def info(self, event: str, **fields: Any) -> None:
+        """An event of normal running."""
+        self.event("info", event, **fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """An event that somebody should look at."""
+        self.event("warning", event, **fields)
+
+
+class ServerLogHandler(logging.Handler):
+    """Brings the HTTP server's own messages into the same log."""
+
+    def __init__(self, log: JsonLog) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        self._log.event(
+            record.levelname.lower(),
+            "server",
+            message=record.getMessage().strip(),
+            error=None if error is None else f"{type(error).__name__}: {error}",
+        )

@@ -1,0 +1,127 @@
+"""Follows the registry from a thread of its own: shared filesystems may hang, the loop must not."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from modeltainer.gateway.routing import Target
+from modeltainer.registry.endpoints import EndpointReader, Sighting
+from modeltainer.registry.keys import KeyRing
+from modeltainer.registry.launches import read_secret
+from modeltainer.registry.layout import Layout
+from modeltainer.registry.records import BadRecordError, Endpoint, LaunchSecret, State
+
+KEYS_INTERVAL_S = 1.0
+"""At most this long until a revoked key is refused."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The registry at one look; never changed afterwards."""
+
+    targets: tuple[Target, ...] = ()
+    """Endpoints that are ready, alive and not draining, ordered by key."""
+    endpoints: tuple[Sighting, ...] = ()
+    """All endpoint files, for the status page."""
+    problems: dict[str, str] = field(default_factory=dict)
+    """Files that are left out, and why."""
+
+
+class RegistryFollower:
+    """Polls endpoint files and keys, and hands each look to ``publish`` (called in the thread)."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        ring: KeyRing,
+        publish: Callable[[Snapshot], None],
+        *,
+        interval_s: float,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._layout, self._ring, self._publish = layout, ring, publish
+        self._reader = EndpointReader(layout)
+        self._interval_s, self._warn = interval_s, warn
+        self._secrets: dict[tuple[str, float], LaunchSecret] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
+
+    def start(self) -> None:
+        """Begin; the first look is published soon after."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End soon; a look that hangs on the filesystem is not waited for."""
+        self._stop.set()
+
+    def look(self) -> Snapshot:
+        """Read the registry once, in the calling thread."""
+        sightings = tuple(self._reader.poll())
+        problems = dict(self._reader.problems)
+        targets = []
+        secrets: dict[tuple[str, float], LaunchSecret] = {}
+        for seen in sightings:
+            if not seen.alive or seen.endpoint.state is not State.READY:
+                continue
+            try:
+                target, secret = self._target(seen)
+            except (OSError, BadRecordError, ValueError) as error:
+                problems[f"{seen.endpoint.key}.json"] = str(error)
+                continue
+            secrets[_identity(seen.endpoint)] = secret
+            targets.append(target)
+        self._secrets = secrets
+        return Snapshot(tuple(targets), sightings, problems)
+
+    def _target(self, seen: Sighting) -> tuple[Target, LaunchSecret]:
+        endpoint = seen.endpoint
+        if endpoint.host is None or endpoint.port is None:
+            raise BadRecordError("says it is ready, but has no address")
+        secret = self._secrets.get(_identity(endpoint)) or self._secret(seen)
+        target = Target(
+            key=endpoint.key,
+            launch_id=endpoint.launch_id,
+            model=endpoint.model,
+            aliases=endpoint.aliases,
+            host=endpoint.host,
+            port=endpoint.port,
+            served_name=endpoint.served_name or endpoint.model,
+            job_id=endpoint.job_id,
+            node=endpoint.node,
+            started_unix=endpoint.started_unix,
+            api_key=secret.key,
+            nonce=secret.nonce,
+        )
+        return target, secret
+
+    def _secret(self, seen: Sighting) -> LaunchSecret:
+        folder = self._layout.launch(seen.endpoint.launch_id)
+        if os.lstat(folder).st_uid != seen.uid:
+            raise BadRecordError("its launch folder belongs to another user")
+        secret = read_secret(folder)
+        if not secret.key.isascii() or not secret.key.isprintable() or not secret.nonce:
+            raise BadRecordError("its launch's key cannot be used in a header")
+        return secret
+
+    def _run(self) -> None:
+        interval = min(self._interval_s, KEYS_INTERVAL_S)
+        rounds = max(1, round(self._interval_s / interval))
+        count = 0
+        while not self._stop.is_set():
+            try:
+                self._ring.refresh()
+                if count % rounds == 0:
+                    self._publish(self.look())
+            except RuntimeError:
+                return  # the event loop is closed: the gateway has ended
+            except Exception as error:  # a fault here must not end the following
+                self._warn(f"registry: {type(error).__name__}: {error}")
+            count += 1
+            self._stop.wait(interval)
+
+
+def _identity(endpoint: Endpoint) -> tuple[str, float]:
+    return endpoint.launch_id, endpoint.started_unix

@@ -1,0 +1,318 @@
+"""HTTP/1.1 towards one engine: an asyncio protocol on httptools, with backpressure both ways.
+
+One request at a time per connection. What has arrived waits in the connection until it is taken;
+beyond :data:`HIGH_WATER` reading stops, so that an engine is never read faster than its client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import cast
+
+import httptools
+
+HIGH_WATER = 128 * 1024
+"""Bytes of body that may wait for the client before reading from the engine is paused."""
+MAX_HEAD_BYTES = 64 * 1024
+_WRITE_PIECE = 256 * 1024
+
+
+class UpstreamError(Exception):
+    """The engine, or the way to it, failed. ``code`` is stable, for logs and error bodies."""
+
+    code = "upstream_error"
+
+
+class ConnectError(UpstreamError):
+    """No connection: refused, unreachable, or not within the connect timeout."""
+
+    code = "upstream_unreachable"
+
+
+class ConnectionDiedError(UpstreamError):
+    """The connection ended before the answer did."""
+
+    code = "upstream_died"
+
+
+class UpstreamProtocolError(UpstreamError):
+    """What came is not an HTTP/1.1 answer."""
+
+    code = "upstream_protocol"
+
+
+class UpstreamTimeoutError(UpstreamError):
+    """Nothing came within the time given."""
+
+    code = "upstream_timeout"
+
+
+@dataclass
+class ResponseHead:
+    """Status and header fields of an answer; names are in lower case."""
+
+    status: int = 0
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection, used by one coroutine at a time.
+
+    ``send``, then ``head``, then ``chunk`` until it gives None; then :attr:`reusable` says whether
+    the connection may carry another request.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._deadline = 0.0
+        self._error: Exception | None = None
+        self._lost = False
+        self._write_paused = False
+        self._read_paused = False
+        self.used = 0
+        """Requests sent so far."""
+        self.idle_since = 0.0
+        self._start_exchange()
+        self._busy = False
+
+    def _start_exchange(self) -> None:
+        self._head = ResponseHead()
+        self._head_done = False
+        self._head_bytes = 0
+        self._framed = False
+        self._complete = False
+        self._keep_alive = False
+        self._chunks: list[bytes] = []
+        self._waiting_bytes = 0
+        self._busy = True
+        self.response_bytes = 0
+
+    # The coroutine's side
+
+    async def send(self, pieces: Iterable[bytes | memoryview], timeout: float) -> None:
+        """Write a request. Returns early when the answer is there before all is written.
+
+        Raises:
+            ConnectionDiedError: the connection ended before any answer.
+            UpstreamTimeoutError: the engine took none of it for ``timeout`` seconds.
+        """
+        assert self._transport is not None
+        self._start_exchange()
+        self.used += 1
+        for piece in pieces:
+            for offset in range(0, len(piece), _WRITE_PIECE):
+                self._check()
+                if self._head_done:
+                    return
+                self._transport.write(piece[offset : offset + _WRITE_PIECE])
+                while self._write_paused and not self._head_done:
+                    await self._wait(timeout)
+
+    async def head(self, timeout: float) -> ResponseHead:
+        """Status and headers of the answer; ``timeout`` in seconds from now.
+
+        Raises:
+            UpstreamError: died, timed out, or not HTTP.
+        """
+        while not self._head_done:
+            await self._wait(timeout)
+        return self._head
+
+    async def chunk(self, timeout: float) -> bytes | None:
+        """What has arrived of the body since the last call, or None at its end. Raises as
+        :meth:`head`; bytes that came before a failure are given out first."""
+        while not self._chunks:
+            if self._complete:
+                return None
+            await self._wait(timeout)
+        chunks = self._chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._chunks = []
+        self._waiting_bytes = 0
+        if self._read_paused and self._transport is not None:
+            self._read_paused = False
+            if not self._lost:
+                self._transport.resume_reading()
+        return data
+
+    def close(self) -> None:
+        """Close without waiting for anything still to be written."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.abort()
+        self._cancel_timer()
+
+    @property
+    def ended(self) -> bool:
+        """The answer is complete, and all of it has been taken."""
+        return self._complete and not self._chunks
+
+    @property
+    def reusable(self) -> bool:
+        """The last answer is complete and both sides keep the connection open."""
+        return (
+            not self._lost
+            and self._error is None
+            and self._complete
+            and self._keep_alive
+            and not self._write_paused
+            and self._transport is not None
+            and not self._transport.is_closing()
+        )
+
+    def rest(self) -> None:
+        """No request is under way: anything that arrives now closes the connection."""
+        self._busy = False
+        self._cancel_timer()
+        self.idle_since = self._loop.time()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._lost:
+            raise ConnectionDiedError("the engine closed the connection")
+
+    async def _wait(self, timeout: float) -> None:
+        self._check()
+        waiter = self._waiter = self._loop.create_future()
+        self._arm(timeout)
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            self._deadline = 0.0
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # One timer for all waits: moving the deadline is cheaper than a timer per chunk.
+
+    def _arm(self, timeout: float) -> None:
+        self._deadline = self._loop.time() + timeout
+        if self._timer is not None and self._timer_at <= self._deadline:
+            return
+        self._cancel_timer()
+        self._timer_at = self._deadline
+        self._timer = self._loop.call_later(timeout, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._deadline == 0.0 or self._waiter is None:
+            return  # nobody waits now; the next wait arms it again
+        left = self._deadline - self._loop.time()
+        if left > 0.001:
+            self._timer_at = self._deadline
+            self._timer = self._loop.call_later(left, self._on_timer)
+        elif not self._waiter.done():
+            self._waiter.set_exception(UpstreamTimeoutError("the engine sent nothing in time"))
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        self._write_paused = False
+        if self._busy and exc is None and self._head_done and not self._framed:
+            self._complete = True  # an answer without a length ends with its connection
+        self._cancel_timer()
+        self._wake()
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        self._wake()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._busy or self._complete:
+            # Bytes nobody asked for: the next request's answer must not begin with them.
+            self._keep_alive = False
+            self.close()
+            return
+        self.response_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if not self._complete:
+                self._fail(UpstreamProtocolError(f"the engine's answer is not HTTP/1.1: {error}"))
+                return
+            self._keep_alive = False
+        if not self._head_done:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._fail(UpstreamProtocolError("the engine's header is too long"))
+                return
+        if self._waiting_bytes > HIGH_WATER and not self._read_paused and not self._complete:
+            self._read_paused = True
+            assert self._transport is not None
+            self._transport.pause_reading()
+        self._wake()
+
+    def _fail(self, error: UpstreamError) -> None:
+        if self._error is None:
+            self._error = error
+        self.close()
+        self._wake()
+
+    # httptools' side
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._head_done:
+            self._head.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        if self._complete:  # a second answer to one request
+            self._keep_alive = False
+            return
+        self._head.status = self._parser.get_status_code()
+        if self._head.status < 200:
+            return  # an interim answer; the real one follows
+        self._head_done = True
+        self._keep_alive = self._parser.should_keep_alive()
+        self._framed = self._head.status in (204, 304) or any(
+            name in (b"content-length", b"transfer-encoding") for name, _ in self._head.headers
+        )
+
+    def on_body(self, body: bytes) -> None:
+        if self._complete:
+            return
+        self._chunks.append(body)
+        self._waiting_bytes += len(body)
+
+    def on_message_complete(self) -> None:
+        if self._head_done:
+            self._complete = True
+        else:
+            self._head = ResponseHead()
+
+
+async def connect(host: str, port: int, timeout: float) -> UpstreamConnection:
+    """Open a connection to an engine.
+
+    Raises:
+        ConnectError: refused, unreachable, no such host, or not within ``timeout`` seconds.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        _, protocol = await asyncio.wait_for(
+            loop.create_connection(lambda: UpstreamConnection(loop), host, port), timeout
+        )
+    except (OSError, asyncio.TimeoutError) as error:
+        reason = str(error) or f"no answer within {timeout:g} s"
+        raise ConnectError(f"cannot connect to the engine: {reason}") from error
+    return protocol

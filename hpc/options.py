@@ -1,0 +1,130 @@
+"""The Slurm options of a launch: one list, for submitit's job and the plain sbatch file.
+
+Facts are from sbatch(1) and srun(1). Left out on purpose: ``--export``. ``NONE`` and ``NIL`` would
+keep the user's environment out of the job, but with it the PATH and LD_LIBRARY_PATH that a
+module's Python needs to start, and the exported ``module`` function that a prelude calls; ``NONE``
+also makes the node run a login shell for the user, which fails where that is slow. Instead
+:func:`without_login_state` takes out of sbatch's environment what must not travel.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from modeltainer.registry.layout import Layout
+from modeltainer.spec import LaunchSpec
+
+
+@dataclass(frozen=True)
+class Option:
+    """One ``#SBATCH`` line."""
+
+    name: str
+    """Long name without dashes."""
+    value: str | int | None
+    """None for a switch without a value."""
+    why: str
+    """One line for people who read the rendered file."""
+
+    @property
+    def line(self) -> str:
+        text = f"#SBATCH --{self.name}"
+        return text if self.value is None else f"{text}={shlex.quote(str(self.value))}"
+
+
+def job_name(launch_id: str) -> str:
+    """Unique, so that a job whose submission was cut off can be found again."""
+    return f"mt-{launch_id}"
+
+
+def walltime_s(spec: LaunchSpec) -> int:
+    """How long the job may run: the placement's word, else the wish."""
+    return spec.placement.walltime_s if spec.placement else spec.resources.walltime_s
+
+
+def walltime_min(spec: LaunchSpec) -> int:
+    """Whole minutes, which is what Slurm counts in; rounded down to stay within limits."""
+    return max(1, walltime_s(spec) // 60)
+
+
+def early_signal_s(spec: LaunchSpec) -> int:
+    """When before the end SIGUSR2 comes: never before half of the walltime is over, and within
+    Slurm's range (0 to 65535). Slurm may send it up to 60 s early."""
+    return max(1, min(spec.early_signal_s, walltime_min(spec) * 30, 65535))
+
+
+def submitit_folder(layout: Layout, launch_id: str) -> Path:
+    """Where submitit keeps its files and the job's own output."""
+    return layout.log(launch_id) / "submitit"
+
+
+def slurm_options(spec: LaunchSpec, output: str) -> list[Option]:
+    """The options, in the order in which they are shown.
+
+    Args:
+        output: path of the job's output; Slurm replaces ``%j``. Its folder must exist when the job
+            starts, or the job fails without a word.
+    """
+    wanted, placement = spec.resources, spec.placement
+    partition = placement.partition if placement else wanted.partition
+    gres = placement.gres if placement else None
+    memory = None if wanted.memory_mib is None else f"{wanted.memory_mib}M"
+    options = [
+        Option(
+            "job-name", job_name(spec.launch_id), "Unique: squeue --name finds this very launch."
+        ),
+        Option("partition", partition, "The queue; sinfo lists them."),
+        Option("account", wanted.account, "Who pays."),
+        Option("qos", wanted.qos, "Which limits apply."),
+        Option("nodes", 1, "One replica runs on one node,"),
+        Option("ntasks-per-node", 1, "as one task: the agent, which starts the engine."),
+        Option("cpus-per-task", wanted.cpus, "CPU cores of the agent and the engine together."),
+        Option("mem", memory, "Host memory, not the GPU's."),
+        Option("gres", gres, "GPUs or MIG slices, by the site's own type names (sinfo -o %G)."),
+        Option("constraint", wanted.constraint, "Only nodes with these features."),
+        Option("nodelist", wanted.nodelist, "Only these nodes."),
+        Option("time", walltime_min(spec), "Minutes until Slurm ends the job."),
+        Option(
+            "signal",
+            f"USR2@{early_signal_s(spec)}",
+            "So many seconds earlier the agent is told, and stops taking requests.",
+        ),
+        Option("open-mode", "append", "A log that is there is not overwritten."),
+        Option("output", output, "What the job prints, standard error too."),
+    ]
+    given = [option for option in options if option.value is not None]
+    # A requeued job would write over its first run's state under the same job id.
+    switch = Option("no-requeue", None, "A lost job is launched anew, never run twice by Slurm.")
+    return [*given, switch]
+
+
+def srun_arguments(spec: LaunchSpec) -> list[str]:
+    """Since 22.05 srun no longer takes ``--cpus-per-task`` over from sbatch (srun(1)): without it
+    the agent and its engine would share one core. Output is appended to what the prelude wrote."""
+    return [f"--cpus-per-task={spec.resources.cpus}", "--open-mode=append"]
+
+
+_LOGIN_STATE = re.compile(
+    # Another job's variables (mt-submit inside salloc), and defaults that would override our
+    # options: sbatch(1), INPUT ENVIRONMENT VARIABLES.
+    r"(?:SLURM|SLURMD|SBATCH|SRUN|SALLOC|SPANK|SUBMITIT|PMI|PMIX|OMPI)_.*"
+    # Places and sockets of the login node.
+    r"|XDG_RUNTIME_DIR|XDG_SESSION_.*|DBUS_SESSION_BUS_ADDRESS|SSH_.*|DISPLAY|XAUTHORITY|TMUX.*|STY"
+    # Credentials: secrets reach the engine through the launch folder, by reference.
+    r"|(?:.*_)?(?:TOKEN|SECRET|SECRET_KEY|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|ACCESS_KEY_ID)"
+)
+_KEPT = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"})
+"""How Slurm's own commands find and trust their controller."""
+
+
+def without_login_state(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment in which sbatch runs, and which Slurm copies into the job."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in _KEPT or not _LOGIN_STATE.fullmatch(name)
+    }

@@ -1,0 +1,453 @@
+"""Where a launch goes: a pure function from the cluster's snapshot and the model's needs.
+
+Every pair of a partition and a kind of GPU in it is a candidate. Needs are applied one after the
+other, and the first that leaves nothing is the error, told with what there was before it. Of what
+remains, the smallest sufficient GPU or slice wins, then what is free now, then the site's order.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from modeltainer.hpc.gres import Gres
+from modeltainer.hpc.hostlist import expand
+from modeltainer.hpc.snapshot import Node, Partition, Snapshot
+from modeltainer.spec import Placement, Resources
+
+
+class PlacementError(Exception):
+    """No place for these resources on this cluster; asking Slurm would be in vain.
+
+    ``code`` is one of ``no-such-partition``, ``partition-down``, ``no-such-node``, ``no-gpus``,
+    ``no-such-gpu-type``, ``no-such-mig-profile``, ``gpu-too-small``, ``too-many-gpus``,
+    ``not-enough-cpus``, ``not-enough-memory``, ``no-such-feature``, ``walltime-too-long`` and
+    ``account-not-allowed``; ``message`` says what is wrong, ``hint`` what to do.
+    """
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(f"{message}; {hint}" if hint else message)
+        self.code, self.message, self.hint = code, message, hint
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One kind of GPU (None: no GPU wanted) on one node, reached through one partition."""
+
+    partition: Partition
+    node: Node
+    gpu: Gres | None
+
+
+def place(
+    snapshot: Snapshot, resources: Resources, *, partitions_preferred: Sequence[str] = ()
+) -> Placement:
+    """Choose partition, GPU or slice and walltime.
+
+    The partition: the wished one (of several, ``a,b``, the best); else those preferred by the site;
+    only if nothing there fits, the cluster's default and then the others. A GPU type that is named
+    is taken as it is, slice or not; else ``mig=False`` keeps whole GPUs, ``True`` allows slices for
+    a single GPU (several slices cannot work on one model together: NCCL does not cross them), and a
+    profile demands it in whatever spelling the site has.
+
+    Raises:
+        PlacementError: nothing fits.
+    """
+    first, others = _partitions(snapshot, resources, partitions_preferred)
+    try:
+        fitting = _fitting(snapshot, first, resources)
+        fallen_back = False
+    except PlacementError:
+        if not others:
+            raise
+        fitting, fallen_back = _fitting(snapshot, [*first, *others], resources), True
+    order = [one.name for one in (*first, *others)]
+    best = min(fitting, key=lambda one: _preference(one, resources, order))
+    reasons = _reasons(best, fitting, resources, fallen_back, bool(partitions_preferred))
+    return Placement(
+        best.partition.name, _gres(best, snapshot, resources), resources.walltime_s, reasons
+    )
+
+
+def _partitions(
+    snapshot: Snapshot, resources: Resources, preferred: Sequence[str]
+) -> tuple[list[Partition], list[Partition]]:
+    """The partitions to look at first, and those to fall back on."""
+    if resources.partition:
+        return [_wished(snapshot, name) for name in resources.partition.split(",")], []
+    liked = [found for name in preferred if (found := snapshot.partition(name)) is not None]
+    rest = [one for one in snapshot.partitions if one not in liked]
+    rest.sort(key=lambda one: (not one.default, one.preemptible, -one.priority_tier))
+    return (liked, rest) if liked else (rest, [])
+
+
+def _wished(snapshot: Snapshot, name: str) -> Partition:
+    found = snapshot.partition(name)
+    if found is None:
+        names = [one.name for one in snapshot.partitions]
+        raise PlacementError(
+            "no-such-partition",
+            f"there is no partition {name!r} on this cluster",
+            f"{_did_you_mean(name, names)}partitions: {', '.join(names)}",
+        )
+    return found
+
+
+def _fitting(
+    snapshot: Snapshot, partitions: Sequence[Partition], resources: Resources
+) -> list[_Candidate]:
+    """Candidates that meet every need.
+
+    Raises:
+        PlacementError: for the first need that none meets.
+    """
+    names = ", ".join(one.name for one in partitions)
+    up = [one for one in partitions if one.up]
+    if not up:
+        raise PlacementError(
+            "partition-down",
+            (
+                f"no job starts in partition {names} now: it is {partitions[0].state.lower()}"
+                if partitions
+                else "this cluster shows no partition"
+            ),
+            "take another partition, or ask the site when it is back",
+        )
+    left = [
+        _Candidate(partition, node, gpu)
+        for partition in up
+        for node in snapshot.nodes_of(partition)
+        for gpu in (_gpus(node) if resources.gpus else (None,))
+    ]
+    if not left:
+        raise PlacementError("no-gpus", f"partition {names} has no GPUs", _where_gpus_are(snapshot))
+    for meets, refusal in _needs(snapshot, resources, up):
+        before, left = left, [one for one in left if meets(one)]
+        if not left:
+            raise refusal(before)
+    return left
+
+
+_Need = tuple[Callable[[_Candidate], bool], Callable[[list[_Candidate]], PlacementError]]
+
+
+def _needs(snapshot: Snapshot, resources: Resources, up: Sequence[Partition]) -> Iterable[_Need]:
+    """Each need as a test and the error for when no candidate passes it, in the order in which
+    they are told."""
+    yield lambda one: _account_allowed(one.partition, resources), lambda before: PlacementError(
+        "account-not-allowed",
+        f"account {resources.account!r} may not use partition {_names(before)}",
+        "allowed: " + ", ".join(before[0].partition.allow_accounts or ()),
+    )
+    if resources.nodelist:
+        wished = frozenset(expand(resources.nodelist))
+        yield lambda one: one.node.name in wished, lambda before: PlacementError(
+            "no-such-node",
+            f"none of the nodes {resources.nodelist} is in partition {_names(before)}",
+            "see sinfo -N for the nodes' names",
+        )
+    features = _plain_features(resources.constraint)
+    yield lambda one: features <= {*one.node.features}, lambda before: PlacementError(
+        "no-such-feature",
+        f"no node of partition {_names(before)} has the features {resources.constraint!r}",
+        "features: " + ", ".join(sorted({word for one in before for word in one.node.features})),
+    )
+    if resources.gpus:
+        yield from _gpu_needs(snapshot, resources)
+    yield lambda one: _cpus(one) >= resources.cpus, lambda before: PlacementError(
+        "not-enough-cpus",
+        f"{resources.cpus} CPUs are asked for; the largest node that would do has "
+        f"{max(map(_cpus, before))} ({_names(before)})",
+        "ask for fewer with resources.cpus",
+    )
+    memory = resources.memory_mib or 0
+    yield lambda one: _memory(one) >= memory, lambda before: PlacementError(
+        "not-enough-memory",
+        f"{_gib(memory)} of memory are asked for; the largest node that would do has "
+        f"{_gib(max(map(_memory, before)))} ({_names(before)})",
+        "ask for less with resources.memory",
+    )
+    yield lambda one: _time_fits(one.partition, resources), lambda before: _too_long(
+        before, resources
+    )
+
+
+def _gpu_needs(snapshot: Snapshot, resources: Resources) -> Iterable[_Need]:
+    if resources.gpu_type is not None:
+        wanted = resources.gpu_type.lower()
+        yield lambda one: _gpu(one).type is not None and str(_gpu(one).type).lower() == wanted, (
+            lambda before: PlacementError(
+                "no-such-gpu-type",
+                f"there is no GPU type {resources.gpu_type!r} in partition {_names(before)}",
+                _did_you_mean(resources.gpu_type or "", _types(before)) + _type_list(before),
+            )
+        )
+    if isinstance(resources.mig, str):
+        profile = resources.mig.lower()
+        yield lambda one: _gpu(one).profile == profile, lambda before: PlacementError(
+            "no-such-mig-profile",
+            f"no node of partition {_names(before)} has MIG slices {resources.mig!r}",
+            _profile_hint(profile, before),
+        )
+    elif resources.gpu_type is None and (not resources.mig or resources.gpus > 1):
+        yield lambda one: not _gpu(one).is_mig, lambda before: PlacementError(
+            "no-gpus",
+            f"partition {_names(before)} has no whole GPUs, only MIG slices"
+            + (" (several slices cannot work on one model together)" if resources.mig else ""),
+            ("ask for one GPU" if resources.mig else "allow slices with mig: true (--mig)")
+            + f"; {_type_list(before)}",
+        )
+    yield lambda one: _large_enough(_gpu(one), resources), lambda before: PlacementError(
+        "gpu-too-small",
+        f"{_gib(resources.gpu_memory_mib or 0)} per GPU are asked for; the largest here has "
+        f"{_gib(max(_gpu(one).memory_mib or 0 for one in before))}",
+        "ask for less with resources.gpu_memory, or for more GPUs; where a site's type name hides "
+        f"a larger variant, name it with resources.gpu_type; {_type_list(before)}",
+    )
+    yield lambda one: _gpu(one).count >= resources.gpus, lambda before: PlacementError(
+        "too-many-gpus",
+        f"{resources.gpus} GPUs are asked for; the largest node has " + _largest(before),
+        "a replica runs on one node: ask for fewer GPUs with more memory each, or for a larger "
+        "partition",
+    )
+
+
+def _gpus(node: Node) -> tuple[Gres, ...]:
+    return tuple(one for one in node.gres if one.is_gpu and one.count > 0)
+
+
+def _gpu(one: _Candidate) -> Gres:
+    assert one.gpu is not None
+    return one.gpu
+
+
+def _cpus(one: _Candidate) -> int:
+    limit = one.partition.max_cpus_per_node
+    return one.node.cpus_total if limit is None else min(limit, one.node.cpus_total)
+
+
+def _memory(one: _Candidate) -> int:
+    limit = one.partition.max_memory_per_node_mib
+    return one.node.memory_mib if not limit else min(limit, one.node.memory_mib)
+
+
+def _untyped(resources: Resources) -> bool:
+    """Would any GPU do, so that the type may be left to Slurm?"""
+    return resources.gpu_type is None and resources.gpu_memory_mib is None and not resources.mig
+
+
+def _large_enough(gpu: Gres, resources: Resources) -> bool:
+    """Unknown sizes pass (and are taken last); so does a whole GPU that the user named, since its
+    name may hide a larger variant."""
+    wanted, has = resources.gpu_memory_mib, gpu.memory_mib
+    if wanted is None or has is None or has >= wanted:
+        return True
+    return resources.gpu_type is not None and not gpu.is_mig
+
+
+def _time_fits(partition: Partition, resources: Resources) -> bool:
+    return partition.max_time_s is None or resources.walltime_s <= partition.max_time_s
+
+
+def _account_allowed(partition: Partition, resources: Resources) -> bool:
+    allowed = partition.allow_accounts
+    return allowed is None or resources.account is None or resources.account in allowed
+
+
+def _uncertain(partition: Partition, resources: Resources) -> bool:
+    """Is it open to some accounts or QOS only, and we cannot tell whether to this user?"""
+    return (partition.allow_accounts is not None and resources.account is None) or (
+        partition.allow_qos is not None and resources.qos not in partition.allow_qos
+    )
+
+
+def _plain_features(constraint: str | None) -> frozenset[str]:
+    """The features of ``a`` or ``a&b``; anything richer is left to Slurm to judge."""
+    if constraint is None or not re.fullmatch(r"[\w.:-]+(?:[&,][\w.:-]+)*", constraint):
+        return frozenset()
+    return frozenset(re.split(r"[&,]", constraint))
+
+
+def _free_now(one: _Candidate, resources: Resources) -> bool:
+    if not one.node.usable or one.node.cpus_free < resources.cpus:
+        return False
+    if one.node.memory_free_mib < (resources.memory_mib or 0):
+        return False
+    if one.gpu is None:
+        return True
+    left = sum(gpu.count for gpu in one.node.gres_free if gpu.type == one.gpu.type and gpu.is_gpu)
+    return left >= resources.gpus
+
+
+def _preference(
+    one: _Candidate, resources: Resources, order: Sequence[str]
+) -> tuple[bool, bool, bool, int, bool, bool, int]:
+    """Smaller is better."""
+    size = None if one.gpu is None else one.gpu.memory_mib
+    # A CPU job leaves GPU nodes to those who need them.
+    waste = bool(_gpus(one.node)) if one.gpu is None else False
+    by_size = 0 if _untyped(resources) else (size or 0)
+    unknown = one.gpu is not None and size is None and resources.gpu_memory_mib is not None
+    return (
+        _uncertain(one.partition, resources),
+        not one.node.usable,
+        unknown or waste,
+        by_size,
+        not _free_now(one, resources),
+        one.partition.preemptible,
+        order.index(one.partition.name),
+    )
+
+
+def _gres(best: _Candidate, snapshot: Snapshot, resources: Resources) -> str | None:
+    if best.gpu is None:
+        return None
+    everywhere = [gpu for node in snapshot.nodes_of(best.partition) for gpu in _gpus(node)]
+    if _untyped(resources) and not any(gpu.is_mig for gpu in everywhere):
+        return f"gpu:{resources.gpus}"  # the first that is free, whichever type
+    return best.gpu.option(resources.gpus)
+
+
+def _reasons(
+    best: _Candidate,
+    fitting: Sequence[_Candidate],
+    resources: Resources,
+    fallen_back: bool,
+    preferred: bool,
+) -> tuple[str, ...]:
+    partition = best.partition
+    reasons = []
+    if resources.partition:
+        reasons.append(f"partition {partition.name}: asked for")
+    elif fallen_back:
+        reasons.append(f"partition {partition.name}: none of the site's preferred ones fits")
+    elif preferred:
+        reasons.append(f"partition {partition.name}: preferred by the site")
+    elif partition.default:
+        reasons.append(f"partition {partition.name}: the cluster's default")
+    else:
+        reasons.append(f"partition {partition.name}: has what is needed")
+    if partition.preemptible:
+        reasons.append(f"jobs in {partition.name} may be preempted")
+    if _uncertain(partition, resources):
+        who = partition.allow_accounts or partition.allow_qos or ()
+        reasons.append(f"{partition.name} is open to some only: {', '.join(who)}")
+    if best.gpu is not None:
+        reasons += _gpu_reasons(best, fitting, resources)
+    same = [
+        one
+        for one in fitting
+        if one.partition is partition and (best.gpu is None or _gpu(one).type == best.gpu.type)
+    ]
+    free = sorted({one.node.name for one in same if _free_now(one, resources)})
+    if free:
+        reasons.append(f"free now on {_few(free)}")
+    elif not any(one.node.usable for one in same):
+        reasons.append("all nodes that would do are down or drained now: it has to wait for one")
+    else:
+        reasons.append("nothing that would do is free now: it has to wait")
+    if partition.max_time_s is not None:
+        reasons.append(
+            f"walltime {_span(resources.walltime_s)} of at most {_span(partition.max_time_s)}"
+        )
+    return tuple(reasons)
+
+
+def _gpu_reasons(
+    best: _Candidate, fitting: Sequence[_Candidate], resources: Resources
+) -> Iterable[str]:
+    gpu = _gpu(best)
+    kind = (
+        f"MIG slice {gpu.profile or gpu.type}" if gpu.is_mig else f"GPU {gpu.type or '(no type)'}"
+    )
+    if resources.gpu_type is not None:
+        yield f"{kind}: the type asked for"
+    elif isinstance(resources.mig, str):
+        yield f"{kind}: the profile asked for"
+    elif resources.gpu_memory_mib is not None and gpu.memory_mib is not None:
+        yield (
+            f"{kind}: the smallest of {len({_gpu(one).type for one in fitting})} kind(s) that holds "
+            f"{_gib(resources.gpu_memory_mib)} (it has {_gib(gpu.memory_mib)})"
+        )
+    elif resources.gpu_memory_mib is not None:
+        yield f"{kind}: its memory is not known; name a type in resources.gpu_type to be sure"
+    else:
+        yield f"{kind}: no memory was asked for (resources.gpu_memory)"
+    if resources.mig is True and resources.gpus > 1 and not gpu.is_mig:
+        yield "whole GPUs: several MIG slices cannot work on one model together"
+    if gpu.is_mig and resources.gpus > 1:
+        yield (
+            f"{resources.gpus} slices: tensor parallelism does not cross MIG slices (NCCL), one "
+            "process sees one slice; they serve separate copies at best"
+        )
+
+
+def _too_long(before: Sequence[_Candidate], resources: Resources) -> PlacementError:
+    limits = {one.partition.name: one.partition.max_time_s or 0 for one in before}
+    longest = max(limits, key=lambda name: limits[name])
+    return PlacementError(
+        "walltime-too-long",
+        f"{_span(resources.walltime_s)} are asked for; partition {longest} allows at most "
+        f"{_span(limits[longest])}",
+        f"use --time {_span(limits[longest])} or less"
+        + (", or another partition" if resources.partition else ""),
+    )
+
+
+def _largest(before: Sequence[_Candidate]) -> str:
+    best = max(before, key=lambda one: _gpu(one).count)
+    kind = _gpu(best).type
+    return f"{_gpu(best).count}{f' {kind}' if kind else ''} ({best.node.name})"
+
+
+def _where_gpus_are(snapshot: Snapshot) -> str:
+    having = [
+        one.name
+        for one in snapshot.partitions
+        if any(_gpus(node) for node in snapshot.nodes_of(one))
+    ]
+    if having:
+        return f"partitions with GPUs: {', '.join(having)}"
+    return "this cluster has no GPUs; resources.gpus: 0 makes it a CPU job"
+
+
+def _names(candidates: Iterable[_Candidate]) -> str:
+    return ", ".join(dict.fromkeys(one.partition.name for one in candidates))
+
+
+def _types(candidates: Iterable[_Candidate]) -> list[str]:
+    return list(dict.fromkeys(kind for one in candidates if (kind := _gpu(one).type)))
+
+
+def _type_list(candidates: Iterable[_Candidate]) -> str:
+    types = _types(candidates)
+    return f"types: {', '.join(types)}" if types else "this site gives its GPUs no types"
+
+
+def _profile_hint(profile: str, candidates: Sequence[_Candidate]) -> str:
+    there = list(dict.fromkeys(found for one in candidates if (found := _gpu(one).profile)))
+    if there:
+        return f"{_did_you_mean(profile, there)}profiles: {', '.join(there)}"
+    return f"no GPU there is shown as a MIG slice; {_type_list(candidates)}"
+
+
+def _did_you_mean(wished: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(wished, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _gib(mib: int) -> str:
+    return f"{mib / 1024:.4g} GiB"
+
+
+def _span(seconds: int) -> str:
+    """As ``--time`` takes it: ``[D-]HH:MM:SS``."""
+    days, rest = divmod(seconds, 86400)
+    text = f"{rest // 3600:02d}:{rest % 3600 // 60:02d}:{rest % 60:02d}"
+    return f"{days}-{text}" if days else text

@@ -1,0 +1,80 @@
+"""The root file systems of the hosts: one flavour for each Slurm release that is tested."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from tests.cluster.layers import Base, Layer, apt_install
+
+USERS = {"alice": 2001, "bob": 2002}
+GROUP = 2000
+"""Both users are in group ``lab``, as the members of one team are."""
+
+COMMON_PACKAGES = (
+    "curl",
+    "iproute2",
+    "iputils-ping",
+    "less",
+    "munge",
+    "openssh-client",
+    "openssh-server",
+    "procps",
+    "python3",
+    "python3-venv",
+    "slurm-client",
+    "slurm-wlm",
+    "tini",
+    "util-linux",
+    "vim-tiny",
+)
+APPTAINER_PACKAGES = ("apptainer", "squashfuse", "fuse3", "uidmap", "squashfs-tools")
+
+SET_UP = f"""
+groupadd --gid {GROUP} lab
+{{}}
+rm -f /etc/ssh/ssh_host_*
+mkdir -p /shared /opt/modeltainer-src /opt/llama /etc/slurm
+mkdir -p /var/spool/slurmctld /var/spool/slurmd /var/log/slurm
+cat >/etc/profile.d/modeltainer.sh <<'EOF'
+PATH=/opt/modeltainer/bin:$PATH
+export LANG=C.UTF-8
+EOF
+"""
+
+
+def _set_up() -> str:
+    users = "\n".join(
+        f"useradd --uid {uid} --gid {uid} --groups lab --home-dir /shared/home/{name}"
+        f" --no-create-home --shell /bin/bash {name}"
+        for name, uid in USERS.items()
+    )
+    groups = "\n".join(f"groupadd --gid {uid} {name}" for name, uid in USERS.items())
+    return SET_UP.format(f"{groups}\n{users}")
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One release of Debian, and with it of Slurm, Apptainer and Python."""
+
+    suite: str
+    slurm: str
+    """Slurm's release, as in ``24.11``."""
+    has_apptainer: bool = True
+
+    @cached_property
+    def system(self) -> Layer:
+        """Debian with Slurm, users and folders; no ModelTainer yet."""
+        packages = COMMON_PACKAGES + (APPTAINER_PACKAGES if self.has_apptainer else ())
+        script = apt_install(self.suite, packages) + _set_up()
+        return Layer(f"{self.suite}-system", Base(self.suite), script)
+
+
+FLAVOURS = {
+    flavour.suite: flavour
+    for flavour in (
+        Flavour("sid", slurm="26.05"),
+        Flavour("trixie", slurm="24.11"),
+        Flavour("bookworm", slurm="22.05", has_apptainer=False),
+    )
+}
