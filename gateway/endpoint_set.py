@@ -86,11 +86,10 @@ class EndpointSet:
 
     def pick(self, model: str, failed: set[str]) -> LiveEndpoint | None:
         """The endpoint for one more attempt; None when there is none left."""
+        candidates = self.table.candidates(model)
         target = choose(
-            self.table.candidates(model),
-            outstanding={key: live.outstanding for key, live in self._live.items()}
-            if len(self.table.candidates(model)) > 1
-            else {},
+            candidates,
+            outstanding={one.key: self._live[one.key].outstanding for one in candidates},
             last_turn=self._turns,
             failed=failed,
         )

@@ -35,6 +35,9 @@ from modeltainer.registry.keys import KeyRecord
 MAX_ATTEMPTS = 3
 """Endpoints tried for one request: one that brings engines down must not bring all of them down."""
 
+DISCARD_S = 5.0
+"""How long a body that is too large is read on before it is refused."""
+
 
 class ClientGoneError(Exception):
     """The client left before its request was complete."""
@@ -260,8 +263,6 @@ class Proxy:
             self._endpoints.suspect(live, str(error))
             return error
         except UpstreamError as error:
-            if isinstance(error, ConnectionDiedError):
-                self._endpoints.suspect(live, str(error))
             return error
         finally:
             live.outstanding -= 1
@@ -356,6 +357,7 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
     """
     for name, value in headers:
         if name == b"content-length" and int(value) > limit:
+            await _discard(receive, headers)
             raise _too_large(limit)
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise GatewayError(
@@ -370,11 +372,28 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
         piece = message.get("body", b"")
         length += len(piece)
         if length > limit:
+            pieces.clear()
+            await _discard(receive, headers)
             raise _too_large(limit)
         if piece:
             pieces.append(piece)
         if not message.get("more_body", False):
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def _discard(receive: Receive, headers: Headers) -> None:
+    """Read on for a moment: a connection closed on a client that still sends is reset, and the
+    client would never see why."""
+    if any(name == b"expect" for name, _ in headers):
+        return  # it waits for leave to send
+
+    async def rest() -> None:
+        while (message := await receive())["type"] != "http.disconnect":
+            if not message.get("more_body", False):
+                return
+
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(rest(), DISCARD_S)
 
 
 def _too_large(limit: int) -> GatewayError:

@@ -202,7 +202,7 @@ def _parse_entry(entry: str) -> Gres | None:
         plain = f"{tres.removeprefix('gres/')}:{amount}"
     elif plain.startswith("gres/"):
         plain = plain.removeprefix("gres/")
-    words = [word for word in plain.split(":") if word]
+    words = [word for word in plain.removeprefix("gres:").split(":") if word]
     consumable = "no_consume" not in words
     words = [word for word in words if word != "no_consume"]
     if not words or words == ["(null)"]:

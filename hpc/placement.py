@@ -64,7 +64,8 @@ def place(
             raise
         fitting, fallen_back = _fitting(snapshot, [*first, *others], resources), True
     order = [one.name for one in (*first, *others)]
-    best = min(fitting, key=lambda one: _preference(one, resources, order))
+    chosen = frozenset((resources.partition or "").split(",")) | frozenset(partitions_preferred)
+    best = min(fitting, key=lambda one: _preference(one, resources, order, chosen))
     reasons = _reasons(best, fitting, resources, fallen_back, bool(partitions_preferred))
     return Placement(
         best.partition.name, _gres(best, snapshot, resources), resources.walltime_s, reasons
@@ -282,7 +283,7 @@ def _free_now(one: _Candidate, resources: Resources) -> bool:
 
 
 def _preference(
-    one: _Candidate, resources: Resources, order: Sequence[str]
+    one: _Candidate, resources: Resources, order: Sequence[str], chosen: frozenset[str]
 ) -> tuple[bool, bool, bool, int, bool, bool, int]:
     """Smaller is better."""
     size = None if one.gpu is None else one.gpu.memory_mib
@@ -295,8 +296,9 @@ def _preference(
         not one.node.usable,
         unknown or waste,
         by_size,
+        # A server that is preempted is little use; but the site or the user may have chosen so.
+        one.partition.preemptible and one.partition.name not in chosen,
         not _free_now(one, resources),
-        one.partition.preemptible,
         order.index(one.partition.name),
     )
 
@@ -367,9 +369,10 @@ def _gpu_reasons(
     elif isinstance(resources.mig, str):
         yield f"{kind}: the profile asked for"
     elif resources.gpu_memory_mib is not None and gpu.memory_mib is not None:
+        kinds = len({_gpu(one).type for one in fitting})
         yield (
-            f"{kind}: the smallest of {len({_gpu(one).type for one in fitting})} kind(s) that holds "
-            f"{_gib(resources.gpu_memory_mib)} (it has {_gib(gpu.memory_mib)})"
+            f"{kind}: the smallest of {kinds} kind(s) that hold {_gib(resources.gpu_memory_mib)} "
+            f"(it has {_gib(gpu.memory_mib)})"
         )
     elif resources.gpu_memory_mib is not None:
         yield f"{kind}: its memory is not known; name a type in resources.gpu_type to be sure"

@@ -135,8 +135,10 @@ class JobStatus:
         if self.state in ALIVE:
             return "" if self.state == "RUNNING" else _STATES.get(self.state, self.state.lower())
         told = _STATES.get(self.state, f"ended as {self.state}")
-        detail = "" if self.reason in {"", "None"} else explain_reason(self.reason)
-        return told if not detail or detail == told else f"{told}: {detail}"
+        # Other endings keep the reason of their last wait, which says nothing of their end.
+        known = self.state in _CAUSED and self.reason != "None"
+        detail = explain_reason(self.reason) if known else ""
+        return told if detail in {"", told} else f"{told}: {detail}"
 
 
 _STATES = {
@@ -156,6 +158,9 @@ _STATES = {
     "RECONFIG_FAIL": "its node could not be reconfigured",
     "REVOKED": "runs on another cluster of the federation",
 }
+
+
+_CAUSED = frozenset({"FAILED", "NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL"})
 
 
 def poll_jobs() -> dict[str, JobStatus]:
@@ -253,7 +258,7 @@ def explain_reason(reason: str) -> str:
 
 
 def _not_available(word: str) -> str:
-    if "reserved" in word.lower() and "Unavailable" not in word:
+    if word.startswith("Nodes required"):
         return "the nodes it needs are down, drained or reserved: it starts when one is back"
     named = re.search(r"UnavailableNodes:\s*([^\s)]+)", word)
     which = f" ({named[1].rstrip(',')})" if named and named[1] else ""

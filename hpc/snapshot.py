@@ -27,6 +27,7 @@ _UNUSABLE = frozenset(
         "INVAL",
         "INVALID_REG",
         "MAINT",
+        "MAINTENANCE",
         "NOT_RESPONDING",
         "POWERING_DOWN",
         "REBOOT",

@@ -168,16 +168,15 @@ def refusal(stderr: str) -> SubmissionError:
         return SubmissionError(
             "slurm-unavailable", str(error), "try again, or ask the site whether Slurm is down"
         )
-    # Of several lines the last has Slurm's verdict; a site's submit filter speaks before it.
-    for text in (said, stderr):
-        for pattern, code, message, hint in _REFUSALS:
-            if re.search(pattern, text, re.IGNORECASE):
-                return SubmissionError(code, f"{message} (Slurm: {said})", hint)
-    site = " ".join(line.strip() for line in stderr.splitlines() if line.strip())
+    # The last line is Slurm's verdict; one before it may say more exactly what was wrong.
+    for pattern, code, message, hint in _REFUSALS:
+        if re.search(pattern, stderr, re.IGNORECASE):
+            return SubmissionError(code, f"{message} (Slurm: {said})", hint)
+    site = " ".join(last_words(line) for line in stderr.splitlines() if line.strip())
     return SubmissionError(
         "refused",
         f"Slurm refused the job: {site or 'it gave no reason'}",
-        "see sbatch's words above",
+        "these are the site's own words; its support can explain them",
     )
 
 

@@ -189,7 +189,7 @@ class Agent:
                 return Cause("no-free-port", str(error), "widen site.ports, or use another node")
             except NoSuchInterfaceError as error:
                 return Cause("no-such-interface", str(error), "check site.host_interface")
-            if not (keep_port and self._engine.shares_port):
+            if not keep_port:
                 port.release()
             try:
                 argv, env = self._command(image, bind, port.port, internal)

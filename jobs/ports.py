@@ -1,12 +1,12 @@
 """Ports on a shared node, without a race.
 
 Between choosing a free port and the engine's bind, another job could take it. So the agent keeps
-the port itself: it binds the address exclusively, and only then sets ``SO_REUSEPORT`` on that
-socket, which never listens. A second agent's exclusive bind fails at once, while the engine, which
-sets ``SO_REUSEPORT`` before its own bind (cpp-httplib in llama-server; uvicorn's socket in vLLM),
-may share it: Linux lets sockets of one user share an address when all of them have the option
-(socket(7)). Engines without the option get the port released just before their start, and the
-agent starts again on another port when they still find it taken.
+the port itself: it binds the address exclusively, and only then sets ``SO_REUSEADDR`` and
+``SO_REUSEPORT`` on that socket, which never listens. A second agent's exclusive bind fails at once,
+while the engine may share the address: Linux allows it where both sockets have ``SO_REUSEADDR`` and
+none listens yet (vLLM), or both have ``SO_REUSEPORT`` and one owner (llama-server); socket(7),
+ip(7). An engine with neither finds the port taken; the agent then lets go of it just before the
+next try, on another port.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def _hold(address: str, port: int) -> HeldPort:
     holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         holder.bind((address, port))
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            holder.setsockopt(socket.SOL_SOCKET, option, 1)
     except BaseException:
         holder.close()
         raise

@@ -92,12 +92,22 @@ def plan(
     executor = executor_of(config)
     specs = []
     for wished in models:
-        name = config.model_named(wished)
-        if name is None:
-            raise LaunchError("no-such-model", *_unknown_model(wished, config))
+        name = known_model(wished, config)
         for replica in range(replicas or config.models[name].replicas):
             specs.append(launch_spec(config, name, replica, executor=executor, overrides=overrides))
     return _placed(specs, config) if executor == "slurm" else specs
+
+
+def known_model(wished: str, config: Config) -> str:
+    """The name in models.yaml behind a name or alias.
+
+    Raises:
+        LaunchError: there is none; the nearest is named.
+    """
+    name = config.model_named(wished)
+    if name is None:
+        raise LaunchError("no-such-model", *_unknown_model(wished, config))
+    return name
 
 
 def submit(specs: Sequence[LaunchSpec], *, config: Config) -> list[Row]:

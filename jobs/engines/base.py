@@ -36,8 +36,6 @@ class Engine(Protocol):
 
     key_variable: str
     """Environment variable from which the server takes the key it demands."""
-    shares_port: bool
-    """It sets SO_REUSEPORT, so the agent can keep the port while it binds."""
     needs_internal_ports: bool
 
     def command(self, start: EngineStart) -> EngineCommand:

@@ -26,7 +26,6 @@ class LlamaCpp:
     """``llama-server``."""
 
     key_variable = "LLAMA_API_KEY"
-    shares_port = True  # cpp-httplib's default socket options
     needs_internal_ports = False
 
     def command(self, start: EngineStart) -> EngineCommand:

@@ -19,7 +19,6 @@ class Vllm:
     """``vllm serve``."""
 
     key_variable = "VLLM_API_KEY"
-    shares_port = True  # create_server_socket() in vllm/entrypoints sets SO_REUSEPORT
     needs_internal_ports = True
 
     def command(self, start: EngineStart) -> EngineCommand:

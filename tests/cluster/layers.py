@@ -79,13 +79,13 @@ class Layer:
     script: str
     binds: tuple[tuple[Path, str], ...] = ()
     """Paths of this machine that the script sees while it runs: (here, there)."""
-    depends: tuple[str, ...] = ()
-    """What else decides the result, besides the script and the layers below."""
+    prelude: str = ""
+    """Run before ``script``: this machine's settings, which do not decide what is built."""
 
     @cached_property
     def key(self) -> str:
         """What this layer depends on."""
-        return recipe_key(self.name, self.below.key, self.script, self.depends)
+        return recipe_key(self.name, self.below.key, self.script)
 
     @cached_property
     def stack(self) -> tuple[Path, ...]:
@@ -94,7 +94,7 @@ class Layer:
         return (cached(self.name, self.key, self._build) / "tree", *below)
 
     def _build(self, part: Path) -> None:
-        build_on(self.below.stack, part, self.script, self.binds)
+        build_on(self.below.stack, part, self.prelude + self.script, self.binds)
 
 
 def build_on(
@@ -106,19 +106,29 @@ def build_on(
         + ["bash", str(BUILD), ":".join(map(str, stack)), str(part)]
         + [f"{here}:{there}" for here, there in (*NETWORK_FILES, *binds)],
         part / "log",
-        stdin=f"mirror={quote(archive.mirror())}\nsettings={quote(archive.apt_settings())}\n{script}",
+        stdin=f"mirror={quote(archive.mirror())}\nsettings={quote(archive.apt_settings())}\n"
+        + script,
     )
+    # Only mount points: what was mounted there went with the namespace.
     for scratch in ("work", "root"):
         shutil.rmtree(part / scratch)
 
 
-def apt_install(suite: str, packages: tuple[str, ...]) -> str:
-    """The script that installs packages of ``suite`` without their recommendations."""
+def apt_install(suite: str, packages: tuple[str, ...], from_sid: tuple[str, ...] = ()) -> str:
+    """The script that installs packages of ``suite`` without their recommendations.
+
+    ``from_sid``: what the suite itself does not have; its dependencies still come from the suite.
+    """
+    suites = [suite, "sid"] if from_sid else [suite]
+    wanted = [*packages, *(f"{package}/sid" for package in from_sid)]
     return f"""
 echo "$settings" >/etc/apt/apt.conf.d/zz-host
-echo "deb [signed-by={archive.KEYRING}] $mirror {suite} main" >/etc/apt/sources.list
-apt-get -q update
-apt-get -q install -y --no-install-recommends {" ".join(packages)}
+rm -f /etc/apt/sources.list
+for suite in {" ".join(suites)}; do
+    echo "deb [signed-by={archive.KEYRING}] $mirror $suite main" >>/etc/apt/sources.list
+done
+apt-get -q -o Acquire::Languages=none update
+apt-get -q -o APT::Default-Release={suite} install -y --no-install-recommends {" ".join(wanted)}
 apt-get clean
 rm -rf /var/lib/apt/lists/* /etc/apt/apt.conf.d/zz-host
 """

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 MARK = "MODELTAINER_CLUSTER_FOLDER"
 
 
-def start(command: list[str], folder: Path, log: IO[bytes], **options: object) -> int:
-    """Start a process that outlives this one, marked as belonging to the cluster in ``folder``."""
+def start(command: list[str], folder: Path, log: Path, ready_fd: int | None = None) -> int:
+    """Start a process that outlives this one, marked as belonging to the cluster in ``folder``.
+
+    It gets ``ready_fd`` as file descriptor 3. Returns its PID.
+    """
+    write = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    actions: list[tuple[int, int, str, int, int] | tuple[int, int, int]] = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), write, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    if ready_fd is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, ready_fd, 3))
     environment = {"PATH": os.environ["PATH"], MARK: str(folder)}
-    pass_fds = options.get("pass_fds", ())
-    assert isinstance(pass_fds, tuple)
-    return subprocess.Popen(
-        command,
-        env=environment,
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-        pass_fds=pass_fds,
-    ).pid
+    return os.posix_spawnp(command[0], command, environment, file_actions=actions, setsid=True)
 
 
 def marked(folder: Path) -> list[int]:
@@ -51,19 +50,20 @@ def kill_marked(folder: Path, timeout: float = 20.0) -> None:
             kill(pid)
         if time.monotonic() > deadline:
             raise TimeoutError(f"processes {left} of {folder} do not end")
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
 def kill(pid: int) -> None:
     """SIGKILL; no error if it has ended."""
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return
+    reap(pid, os.WNOHANG)
+
+
+def reap(pid: int, options: int = 0) -> None:
+    """Wait for ``pid`` if it is a child of this process, so that no zombie stays."""
+    with suppress(ChildProcessError):
+        os.waitpid(pid, options)
 
 
 def _pids() -> list[int]:

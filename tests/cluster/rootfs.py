@@ -28,7 +28,7 @@ COMMON_PACKAGES = (
     "util-linux",
     "vim-tiny",
 )
-APPTAINER_PACKAGES = ("apptainer", "squashfuse", "fuse3", "uidmap", "squashfs-tools")
+APPTAINER_PACKAGES = ("fuse3", "squashfs-tools", "squashfuse", "uidmap")
 
 SET_UP = f"""
 groupadd --gid {GROUP} lab
@@ -61,12 +61,16 @@ class Flavour:
     slurm: str
     """Slurm's release, as in ``24.11``."""
     has_apptainer: bool = True
+    """sid's package runs on glibc 2.38 or newer; trixie has none of its own."""
 
     @cached_property
     def system(self) -> Layer:
         """Debian with Slurm, users and folders; no ModelTainer yet."""
-        packages = COMMON_PACKAGES + (APPTAINER_PACKAGES if self.has_apptainer else ())
-        script = apt_install(self.suite, packages) + _set_up()
+        packages = COMMON_PACKAGES
+        from_sid: tuple[str, ...] = ()
+        if self.has_apptainer:
+            packages, from_sid = COMMON_PACKAGES + APPTAINER_PACKAGES, ("apptainer",)
+        script = apt_install(self.suite, packages, from_sid) + _set_up()
         return Layer(f"{self.suite}-system", Base(self.suite), script)
 
 

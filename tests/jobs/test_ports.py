@@ -26,10 +26,11 @@ def test_a_second_agent_gets_another_port() -> None:
     again.release()
 
 
-def test_an_engine_with_reuse_port_serves_on_the_held_port() -> None:
+@pytest.mark.parametrize("option", [socket.SO_REUSEADDR, socket.SO_REUSEPORT])
+def test_an_engine_that_can_share_serves_on_the_held_port(option: int) -> None:
     held = hold_port("127.0.0.1", None)
     with socket.socket() as engine:
-        engine.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        engine.setsockopt(socket.SOL_SOCKET, option, 1)
         engine.bind(("127.0.0.1", held.port))
         engine.listen()
         for _ in range(20):  # every connection reaches the engine: the holder never listens
@@ -39,7 +40,7 @@ def test_an_engine_with_reuse_port_serves_on_the_held_port() -> None:
     held.release()
 
 
-def test_an_engine_without_it_is_refused_while_the_port_is_held() -> None:
+def test_an_engine_that_cannot_is_refused_while_the_port_is_held() -> None:
     held = hold_port("127.0.0.1", None)
     with socket.socket() as engine, pytest.raises(OSError, match="in use"):
         engine.bind(("127.0.0.1", held.port))

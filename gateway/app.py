@@ -1,0 +1,220 @@
+"""The gateway as one ASGI application.
+
+Outermost is a raw ASGI dispatcher: proxied paths go straight to :class:`Proxy`, so that nothing
+stands between an engine's chunk and the client; everything else is FastAPI's (:mod:`.control`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from modeltainer.gateway.auth import Authenticator
+from modeltainer.gateway.catalog import Catalog, LoadConfig
+from modeltainer.gateway.endpoint_set import EndpointSet
+from modeltainer.gateway.errors import GatewayError, Receive, Scope, Send, send_error
+from modeltainer.gateway.headers import request_id
+from modeltainer.gateway.log import JsonLog
+from modeltainer.gateway.paths import OPEN, PROXIED
+from modeltainer.gateway.proxy import Proxy
+from modeltainer.gateway.registry_follower import RegistryFollower, Snapshot
+from modeltainer.gateway.settings import GatewaySettings
+from modeltainer.gateway.standing import Standing
+from modeltainer.registry.keys import KeyRing
+from modeltainer.registry.layout import Layout
+from modeltainer.view import Row
+
+
+class Gateway:
+    """ASGI application; :func:`build` makes it."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        layout: Layout,
+        catalog: Catalog,
+        *,
+        log: JsonLog,
+        owner_token: str,
+        list_rows: Callable[[], Sequence[Row]],
+    ) -> None:
+        from modeltainer.gateway.control import control_app
+
+        self.settings, self.layout, self.catalog, self.log = settings, layout, catalog, log
+        self.started_unix = time.time()
+        self.endpoints = EndpointSet(settings, log)
+        self.standing = Standing(list_rows)
+        self.authenticator = Authenticator(
+            ring := KeyRing(layout), required=settings.auth == "keys", owner_token=owner_token
+        )
+        ring.refresh()
+        self.proxy = Proxy(settings, self.endpoints, self.authenticator, self.standing, log)
+        self._ring = ring
+        self._follower: RegistryFollower | None = None
+        self._control = control_app(self)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] != "http":
+            await self._control(scope, receive, send)
+            return
+        path: str = scope["path"]
+        route = PROXIED.get(path)
+        if route is not None and scope["method"] == "POST":
+            await self.proxy(scope, receive, send, route)
+            return
+        rid = request_id(scope["headers"])
+        try:
+            if path not in OPEN:
+                scope.setdefault("state", {})["key"] = self.authenticator.identify(
+                    scope["headers"]
+                )
+            if route is not None:
+                raise GatewayError(
+                    405,
+                    f"{path} takes POST, not {scope['method']}",
+                    "method_not_allowed",
+                    allow="POST",
+                )
+        except GatewayError as error:
+            await send_error(send, error, rid)
+            return
+        scope.setdefault("state", {})["request_id"] = rid
+        await self._control(scope, receive, send)
+
+    async def start(self) -> None:
+        """Begin to follow the registry. Called once, by the lifespan."""
+        loop = asyncio.get_running_loop()
+
+        def publish(snapshot: Snapshot) -> None:
+            loop.call_soon_threadsafe(self.endpoints.update, snapshot)
+
+        self.endpoints.set_models(self.catalog.models)
+        self._follower = RegistryFollower(
+            self.layout,
+            self._ring,
+            publish,
+            interval_s=self.settings.poll_interval,
+            warn=lambda message: self.log.warning("registry", message=message),
+        )
+        self._follower.start()
+
+    async def stop(self) -> None:
+        """Stop following; called once, by the lifespan."""
+        if self._follower is not None:
+            self._follower.stop()
+        self.endpoints.close()
+
+    async def reload(self) -> bool:
+        """Read models.yaml again; False when it is bad and the old one stays."""
+        good = await asyncio.to_thread(self.catalog.reload)
+        if good:
+            self.endpoints.set_models(self.catalog.models)
+            self.log.info("config_reloaded", models=sorted(self.catalog.models))
+            config = self.catalog.config
+            if config is not None and config.gateway != self.settings:
+                self.log.warning(
+                    "config_needs_restart",
+                    message="the gateway section has changed; it counts after a restart",
+                )
+        else:
+            self.log.warning("config_rejected", message=self.catalog.problem)
+        return good
+
+    def begin_drain(self) -> None:
+        """Take no new work; :attr:`ready` is False from now on."""
+        self.proxy.draining = True
+        self.log.info("draining", in_flight=self.proxy.in_flight)
+
+    @property
+    def ready(self) -> bool:
+        """The registry has been read and the gateway is not going away."""
+        return self.endpoints.snapshot is not None and not self.proxy.draining
+
+    def status(self) -> dict[str, Any]:
+        """The state of everything, as plain JSON, for ``/admin/status`` and mt-submit."""
+        snapshot = self.endpoints.snapshot or Snapshot()
+        live = {one.target.key: one for one in self.endpoints.all}
+        endpoints = []
+        in_flight: dict[str, int] = {}
+        for seen in snapshot.endpoints:
+            endpoint = seen.endpoint
+            here = live.get(endpoint.key)
+            count = here.outstanding if here is not None else 0
+            in_flight[endpoint.launch_id] = in_flight.get(endpoint.launch_id, 0) + count
+            endpoints.append(
+                {
+                    "endpoint": endpoint.key,
+                    "launch_id": endpoint.launch_id,
+                    "model": endpoint.model,
+                    "state": endpoint.state.value,
+                    "node": endpoint.node,
+                    "address": here.target.address if here is not None else None,
+                    "alive": seen.alive,
+                    "routed": here is not None and here.verified,
+                    "reason": here.reason if here is not None else "",
+                    "in_flight": count,
+                    "requests": here.requests if here is not None else 0,
+                    "connections": {
+                        "taken": here.pool.taken if here is not None else 0,
+                        "idle": here.pool.idle if here is not None else 0,
+                    },
+                    "ends_unix": endpoint.ends_unix,
+                }
+            )
+        return {
+            "started_unix": self.started_unix,
+            "ready": self.ready,
+            "draining": self.proxy.draining,
+            "in_flight": self.proxy.in_flight,
+            "in_flight_by_launch": in_flight,
+            "endpoints": endpoints,
+            "models": sorted(self.endpoints.table.configured | set(self.endpoints.table.by_model)),
+            "keys": len(self._ring),
+            "registry_problems": snapshot.problems,
+            "config_problem": self.catalog.problem,
+            "scheduler_problem": self.standing.problem,
+        }
+
+
+def build(
+    settings: GatewaySettings,
+    layout: Layout,
+    load_config: LoadConfig | None = None,
+    *,
+    log: JsonLog | None = None,
+    owner_token: str = "",
+    list_rows: Callable[[], Sequence[Row]] | None = None,
+) -> Gateway:
+    """Make the gateway.
+
+    Args:
+        settings: the ``gateway:`` section.
+        layout: the registry to follow.
+        load_config: reads models.yaml, now and at each reload; None serves what the registry has.
+        log: where events go; standard error by default.
+        owner_token: a key that mt-submit of the same user finds in the gateway's state file.
+        list_rows: every launch; by default the scheduler and the registry are asked.
+
+    Raises:
+        ConfigError: models.yaml cannot be used.
+    """
+    catalog = Catalog(load_config)
+
+    def rows() -> Sequence[Row]:
+        if catalog.config is None:
+            return []
+        from modeltainer.service import list_launches
+
+        return list_launches(catalog.config)
+
+    return Gateway(
+        settings,
+        layout,
+        catalog,
+        log=log or JsonLog(),
+        owner_token=owner_token,
+        list_rows=list_rows or rows,
+    )

@@ -1,0 +1,177 @@
+"""The control paths: models, health, readiness, docs, status. FastAPI; never on the hot path."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from modeltainer.__about__ import __version__
+from modeltainer.gateway.auth import NOBODY
+from modeltainer.gateway.errors import GatewayError
+from modeltainer.gateway.routing import unknown_model
+from modeltainer.registry.keys import KeyRecord
+
+if TYPE_CHECKING:
+    from modeltainer.gateway.app import Gateway
+
+
+class ModelCard(BaseModel):
+    """One model, as OpenAI's API lists it, with what the gateway knows beside."""
+
+    id: str
+    object: str = "model"
+    created: int
+    owned_by: str = "modeltainer"
+    state: str
+    """``ready`` when an endpoint serves it now, else ``not-ready``."""
+    replicas: int
+    """Endpoints that serve it now."""
+    alias_of: str | None = None
+
+
+class ModelList(BaseModel):
+    """All models that the key may use."""
+
+    object: str = "list"
+    data: list[ModelCard]
+
+
+class Health(BaseModel):
+    """A state in one word."""
+
+    status: str
+
+
+def control_app(gateway: Gateway) -> FastAPI:
+    """Make the FastAPI application of one gateway. The dispatcher has already checked the key."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await gateway.start()
+        yield
+        await gateway.stop()
+
+    app = FastAPI(
+        title="ModelTainer gateway",
+        version=__version__,
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    _answer_errors(app)
+
+    def caller(request: Request) -> KeyRecord:
+        record: KeyRecord = getattr(request.state, "key", NOBODY)
+        return record
+
+    def card(name: str) -> ModelCard:
+        table = gateway.endpoints.table
+        model = table.model_named(name) or name
+        replicas = len(table.candidates(model))
+        return ModelCard(
+            id=name,
+            created=int(gateway.started_unix),
+            state="ready" if replicas else "not-ready",
+            replicas=replicas,
+            alias_of=model if model != name else None,
+        )
+
+    def allowed(key: KeyRecord) -> list[str]:
+        table = gateway.endpoints.table
+        return [name for name in table.names if key.allows(table.model_named(name) or name)]
+
+    @app.get("/health")
+    async def health() -> Health:
+        """The process runs."""
+        return Health(status="ok")
+
+    @app.get("/ready")
+    async def ready(response: Response) -> Health:
+        """The registry is read and new requests are taken; else 503."""
+        if gateway.ready:
+            return Health(status="ready")
+        response.status_code = 503
+        return Health(status="draining" if gateway.proxy.draining else "starting")
+
+    @app.get("/v1/models")
+    async def models(key: Annotated[KeyRecord, Depends(caller)]) -> ModelList:
+        """Every model and alias that the key may use, up or not."""
+        return ModelList(data=[card(name) for name in allowed(key)])
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str, key: Annotated[KeyRecord, Depends(caller)]) -> ModelCard:
+        """One model; its name may have slashes."""
+        names = allowed(key)
+        if name not in names:
+            raise GatewayError(404, unknown_model(name, names), "model_not_found", param="model")
+        return card(name)
+
+    @app.get("/admin/status")
+    async def status(key: Annotated[KeyRecord, Depends(caller)]) -> dict[str, Any]:
+        """Endpoints, requests in flight, problems. For keys without a list of models."""
+        if key.models:
+            raise GatewayError(
+                403, f"The API key {key.name!r} may not see the status", "not_allowed"
+            )
+        return gateway.status()
+
+    return app
+
+
+def _answer_errors(app: FastAPI) -> None:
+    async def known(request: Request, error: Exception) -> Response:
+        assert isinstance(error, GatewayError)
+        return _response(request, error)
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        allow = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow")
+        if error.status_code == 404:
+            message, code = f"There is no path {request.url.path!r} here", "path_not_found"
+        elif error.status_code == 405:
+            message = f"{request.url.path} takes {allow or 'GET'}, not {request.method}"
+            code = "method_not_allowed"
+        else:
+            message, code = str(error.detail), "http_error"
+        return _response(request, GatewayError(error.status_code, message, code, allow=allow))
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        return _response(request, GatewayError(400, str(error), "invalid_request"))
+
+    async def fault(request: Request, _: Exception) -> Response:
+        message = "the gateway failed on this request"
+        return _response(request, GatewayError(500, message, "internal_error"))
+
+    app.add_exception_handler(GatewayError, known)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(Exception, fault)
+
+
+def _response(request: Request, error: GatewayError) -> Response:
+    rid = getattr(request.state, "request_id", "")
+    headers = {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in error.headers(rid)
+        if name not in (b"content-type", b"content-length")
+    }
+    return JSONResponse(
+        {
+            "error": {
+                "message": error.message,
+                "type": error.type,
+                "param": error.param,
+                "code": error.code,
+            }
+        },
+        status_code=error.status,
+        headers=headers,
+    )

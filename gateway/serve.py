@@ -1,0 +1,212 @@
+"""Runs the gateway as a process: listening, signals, state file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+
+from modeltainer.gateway import address as state
+from modeltainer.gateway.address import GatewayAddress
+from modeltainer.gateway.app import Gateway, build
+from modeltainer.gateway.client_connection import ClientProtocol
+from modeltainer.gateway.listening import CannotListenError, bind, take_lock
+from modeltainer.gateway.log import JsonLog, ServerLogHandler
+from modeltainer.gateway.settings import GatewaySettings
+from modeltainer.registry.layout import Layout
+from modeltainer.scheduler import start_ticks
+
+CLIENT_KEEP_ALIVE_S = 75
+"""Idle time of a client's connection, as nginx has it."""
+_LAST_WORDS_S = 2
+"""For clients to take their error frames after the drain's deadline."""
+
+
+class AlreadyRunningError(CannotListenError):
+    """This registry has a gateway on this host."""
+
+
+class GatewayServer(uvicorn.Server):
+    """uvicorn's server, with the gateway's way to end: drain first, close the door last."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        super().__init__(
+            uvicorn.Config(
+                gateway,
+                loop="uvloop",
+                http=ClientProtocol,
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                backlog=2048,
+                timeout_keep_alive=CLIENT_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=_LAST_WORDS_S,
+            )
+        )
+        self._gateway = gateway
+        self._ending: asyncio.Task[None] | None = None
+
+    def end(self) -> None:
+        """The first call drains, the second ends now. To be called on the event loop."""
+        if self._ending is None:
+            self._gateway.begin_drain()
+            self._ending = asyncio.get_running_loop().create_task(self._drain())
+        else:
+            self._gateway.log.warning("forced", in_flight=self._gateway.proxy.in_flight)
+            self._ending.cancel()
+            self._gateway.proxy.stop_all()
+            self.should_exit = self.force_exit = True
+
+    async def _drain(self) -> None:
+        proxy, loop = self._gateway.proxy, asyncio.get_running_loop()
+        deadline = loop.time() + self._gateway.settings.drain
+        while proxy.in_flight and loop.time() < deadline:
+            await asyncio.sleep(0.05)
+        proxy.stop_all()
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are :func:`serve`'s business."""
+        yield
+
+
+def serve(
+    settings: GatewaySettings,
+    layout: Layout,
+    config_file: Path | None = None,
+    *,
+    log_file: Path | None = None,
+    announce: Callable[[GatewayAddress], None] | None = None,
+) -> None:
+    """Run until SIGTERM or SIGINT; blocks, in the main thread.
+
+    Args:
+        settings: the ``gateway:`` section.
+        layout: the registry to follow.
+        config_file: models.yaml; None finds it as mt-submit does.
+        log_file: where the JSON lines go; standard error by default.
+        announce: called once, when connections are taken.
+
+    Raises:
+        AlreadyRunningError: this registry has a gateway on this host.
+        CannotListenError: the address cannot be used.
+        ConfigError: models.yaml cannot be used.
+        OSError: the registry or the log cannot be written.
+    """
+    from modeltainer.config.load import load
+
+    log = JsonLog(log_file)
+    lock = take_lock(layout)
+    if lock is None:
+        raise AlreadyRunningError(_already_running(state.read(layout)))
+    token = f"mto-{secrets.token_urlsafe(32)}"
+    try:
+        gateway = build(settings, layout, lambda: load(config_file), log=log, owner_token=token)
+        layout.create()
+        _raise_file_limit()
+        listener = bind(settings, layout)
+        listener.listen(2048)
+        address = _address(listener, token)
+        try:
+            state.write(layout, address)
+            _route_server_log(log)
+            log.info("started", pid=os.getpid(), address=address.socket or address.url)
+            run(gateway, listener, address, announce)
+        finally:
+            state.remove(layout, address)
+            listener.close()
+            if address.socket is not None:
+                with contextlib.suppress(OSError):
+                    Path(address.socket).unlink()
+            log.info("ended", pid=os.getpid())
+    finally:
+        os.close(lock)
+
+
+def run(
+    gateway: Gateway,
+    listener: socket.socket,
+    address: GatewayAddress,
+    announce: Callable[[GatewayAddress], None] | None,
+) -> None:
+    """Run the server on uvloop until it ends."""
+    import uvloop
+
+    async def main() -> None:
+        server = GatewayServer(gateway)
+        loop = asyncio.get_running_loop()
+        reloads: set[asyncio.Task[bool]] = set()
+
+        def reload() -> None:
+            task = loop.create_task(gateway.reload())
+            reloads.add(task)
+            task.add_done_callback(reloads.discard)
+
+        loop.add_signal_handler(signal.SIGTERM, server.end)
+        loop.add_signal_handler(signal.SIGINT, server.end)
+        loop.add_signal_handler(signal.SIGHUP, reload)
+        if announce is not None:
+            announce(address)
+        await server.serve(sockets=[listener])
+
+    loop = uvloop.new_event_loop()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+
+
+def _address(listener: socket.socket, token: str) -> GatewayAddress:
+    name = listener.getsockname()
+    unix = name if isinstance(name, str) else None
+    url = "http://localhost"
+    if unix is None:
+        host = f"[{name[0]}]" if ":" in name[0] else name[0]
+        url = f"http://{host}:{name[1]}"
+    return GatewayAddress(
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        start_ticks=start_ticks(os.getpid()) or 0,
+        started_unix=time.time(),
+        socket=unix,
+        url=url,
+        token=token,
+    )
+
+
+def _already_running(other: GatewayAddress | None) -> str:
+    if other is None or not other.alive:
+        return "this registry already has a gateway on this host that is just starting or ending"
+    where = other.socket or other.url
+    return (
+        f"this registry already has a gateway on this host: pid {other.pid} on {where}; "
+        "stop it first: mt-submit gateway stop"
+    )
+
+
+def _raise_file_limit() -> None:
+    """Each stream takes two descriptors; the usual soft limit of 1024 is soon reached."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    del soft
+
+
+def _route_server_log(log: JsonLog) -> None:
+    for name in ("uvicorn.error", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers = [ServerLogHandler(log)]
+        logger.propagate = False

@@ -1,0 +1,86 @@
+"""From any exception to one message, one hint and one exit code; never a traceback."""
+
+from __future__ import annotations
+
+from typing import IO, Any
+
+import click
+
+from modeltainer.cli import exit_codes
+
+
+class Failure(click.ClickException):
+    """A command could not do its work. Shown as ``error: …`` and, below it, ``hint: …``."""
+
+    def __init__(self, message: str, hint: str = "", exit_code: int = exit_codes.FAILURE) -> None:
+        super().__init__(message)
+        self.hint, self.exit_code = hint, exit_code
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Write it to standard error; a message of many lines goes below the word ``error``."""
+        stream = click.get_text_stream("stderr") if file is None else file
+        between = "\n" if "\n" in self.message else " "
+        click.echo(click.style("error:", fg="red", bold=True) + between + self.message, file=stream)
+        if self.hint:
+            click.echo(click.style("hint:", bold=True) + " " + self.hint, file=stream)
+
+
+class Interrupted(Failure):  # noqa: N818 -- what happened, not an error
+    """Ctrl-C. The command itself has said what still runs."""
+
+    def __init__(self, message: str = "interrupted", hint: str = "") -> None:
+        super().__init__(message, hint, exit_codes.INTERRUPTED)
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Write it to standard error, as information: the user asked for it."""
+        stream = click.get_text_stream("stderr") if file is None else file
+        click.echo(self.message, file=stream)
+        if self.hint:
+            click.echo(self.hint, file=stream)
+
+
+def explain(error: Exception) -> Failure:
+    """The failure that tells of this exception."""
+    # By now the command has imported what it needs; these cost nothing more.
+    from modeltainer.apptainer.image import ImageError
+    from modeltainer.config.problems import ConfigError
+    from modeltainer.config.resolve import CannotLaunchError
+    from modeltainer.hpc.commands import SlurmError
+    from modeltainer.service import LaunchError, WaitTimeoutError
+
+    if isinstance(error, ConfigError):
+        hint = "mt-submit validate checks the file again; mt-submit validate --schema has it all"
+        return Failure(str(error), hint, exit_codes.CONFIG)
+    if isinstance(error, LaunchError):
+        return Failure(error.message, error.hint, _launch_exit_code(error))
+    if isinstance(error, CannotLaunchError):
+        message, _, hint = str(error).rpartition("; ")
+        return Failure(message or hint, hint if message else "", exit_codes.CONFIG)
+    if isinstance(error, WaitTimeoutError):
+        hint = "they go on: mt-submit ls shows them, mt-submit stop ends them"
+        return Failure(str(error), hint, exit_codes.TIMEOUT)
+    if isinstance(error, ImageError):
+        return Failure(error.message, error.hint)
+    if isinstance(error, SlurmError):
+        return Failure(str(error), "try again, or ask the site", exit_codes.REFUSED)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return Failure(f"{where}{error.strerror or error}")
+    return Failure(
+        f"{type(error).__name__}: {error}",
+        "this is a fault of mt-submit: run it again with --verbose and report what it prints",
+    )
+
+
+def _launch_exit_code(error: Exception) -> int:
+    from modeltainer.hpc.commands import SlurmError
+    from modeltainer.hpc.placement import PlacementError
+    from modeltainer.hpc.submit import SubmissionError
+
+    if getattr(error, "code", "") in {"no-such-model", "no-such-launch"}:
+        return exit_codes.NO_MATCH
+    if isinstance(error.__cause__, PlacementError):
+        return exit_codes.CANNOT_PLACE
+    if isinstance(error.__cause__, (SubmissionError, SlurmError)):
+        return exit_codes.REFUSED
+    return exit_codes.FAILURE

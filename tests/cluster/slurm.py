@@ -1,0 +1,87 @@
+"""Slurm's configuration and services for the cluster."""
+
+from __future__ import annotations
+
+from tests.cluster.network import address
+
+CPUS = 16
+MEMORY_MB = 32000
+GRES = {"a100": 2, "a100_1g.10gb": 4, "a100_3g.40gb": 1}
+"""GPUs and MIG slices of each compute node: type and count."""
+
+CONTROLLER = "login"
+CGROUP_CONF = "CgroupPlugin=disabled\n"
+
+
+def slurm_conf(nodes: list[str], numbers: dict[str, int]) -> str:
+    """slurm.conf(5): what a small GPU cluster has, without cgroups and accounting."""
+    gres = ",".join(f"gpu:{kind}:{count}" for kind, count in GRES.items())
+    lines = [
+        "ClusterName=cluster",
+        f"SlurmctldHost={CONTROLLER}({address(numbers[CONTROLLER])})",
+        "SlurmUser=root",
+        "AuthType=auth/munge",
+        "CredType=cred/munge",
+        "StateSaveLocation=/var/spool/slurmctld",
+        "SlurmdSpoolDir=/var/spool/slurmd",
+        "SlurmctldPidFile=/run/slurmctld.pid",
+        "SlurmdPidFile=/run/slurmd.pid",
+        "SlurmctldLogFile=/var/log/slurm/slurmctld.log",
+        "SlurmdLogFile=/var/log/slurm/slurmd.log",
+        "MpiDefault=none",
+        "ProctrackType=proctrack/linuxproc",
+        "TaskPlugin=task/none",
+        "JobAcctGatherType=jobacct_gather/none",
+        "SchedulerType=sched/backfill",
+        "SchedulerParameters=bf_interval=5,sched_interval=5,sched_min_interval=100000",
+        "SelectType=select/cons_tres",
+        "SelectTypeParameters=CR_Core_Memory",
+        "DefMemPerCPU=1000",
+        "PreemptType=preempt/partition_prio",
+        "PreemptMode=REQUEUE",
+        "JobRequeue=1",
+        "ReturnToService=2",
+        # A dead node is seen within a test's patience.
+        "SlurmdTimeout=15",
+        "KillWait=30",
+        "MessageTimeout=15",
+        # The nodes pretend to have more cores than this machine.
+        "SlurmdParameters=config_overrides",
+        "GresTypes=gpu",
+        *(
+            f"NodeName={node} NodeAddr={address(numbers[node])} Sockets=1 CoresPerSocket={CPUS}"
+            f" ThreadsPerCore=1 RealMemory={MEMORY_MB} Gres={gres} State=UNKNOWN"
+            for node in nodes
+        ),
+    ]
+    everywhere = f"Nodes={','.join(nodes)} State=UP"
+    lines += [
+        f"PartitionName=cpu {everywhere} Default=YES MaxTime=1-00:00:00 DefaultTime=01:00:00"
+        " PriorityTier=10 PreemptMode=OFF",
+        f"PartitionName=gpu {everywhere} MaxTime=1-00:00:00 DefaultTime=01:00:00"
+        " PriorityTier=10 PreemptMode=OFF",
+        f"PartitionName=short {everywhere} MaxTime=00:10:00 DefaultTime=00:05:00"
+        " PriorityTier=10 PreemptMode=OFF",
+        f"PartitionName=scavenger {everywhere} MaxTime=1-00:00:00 DefaultTime=01:00:00"
+        " PriorityTier=1 PreemptMode=REQUEUE",
+    ]
+    return "".join(f"{line}\n" for line in lines if line)
+
+
+def gres_conf() -> str:
+    """gres.conf(5): each GPU or slice is a device file of its own."""
+    lines, first = ["AutoDetect=off"], 0
+    for kind, count in GRES.items():
+        last = first + count - 1
+        files = f"[{first}-{last}]" if count > 1 else f"{first}"
+        lines.append(f"Name=gpu Type={kind} File=/dev/fakegpu{files}")
+        first = last + 1
+    return "".join(f"{line}\n" for line in lines)
+
+
+START_MUNGE = """
+install -d -m 755 -o munge -g munge /run/munge
+setpriv --reuid=munge --regid=munge --init-groups /usr/sbin/munged
+"""
+START_CONTROLLER = START_MUNGE + "/usr/sbin/slurmctld\n"
+START_NODE = START_MUNGE + "/usr/sbin/slurmd\n"
