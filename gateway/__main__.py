@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the gateway; returns the exit code (2 for a bad configuration, 3 when it cannot listen)."""
+    """Run the gateway; exit code 2: bad configuration, 3: it cannot listen or write."""
     parser = argparse.ArgumentParser(prog="python -m modeltainer.gateway", description=__doc__)
     parser.add_argument("--config", type=Path, help="models.yaml; found as mt-submit does if unset")
     parser.add_argument("--log", type=Path, help="append the JSON lines to this file")

@@ -68,9 +68,7 @@ class Gateway:
         rid = request_id(scope["headers"])
         try:
             if path not in OPEN:
-                scope.setdefault("state", {})["key"] = self.authenticator.identify(
-                    scope["headers"]
-                )
+                scope.setdefault("state", {})["key"] = self.authenticator.identify(scope["headers"])
             if route is not None:
                 raise GatewayError(
                     405,

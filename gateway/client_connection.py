@@ -38,7 +38,8 @@ class ClientProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         cycle: Any = self.cycle
         if cycle is not None:
-            self.scope["extensions"] = {EXTENSION: ClientConnection(cycle, self.transport)}  # type: ignore[typeddict-item]
+            scope: Any = self.scope
+            scope["extensions"] = {EXTENSION: ClientConnection(cycle, self.transport)}
 
     def send_400_response(self, msg: str) -> None:
         body = document(msg.rstrip("."), "invalid_request_error", "invalid_http")

@@ -50,6 +50,12 @@ class Health(BaseModel):
     status: str
 
 
+def caller(request: Request) -> KeyRecord:
+    """The key that the dispatcher has found valid."""
+    record: KeyRecord = getattr(request.state, "key", NOBODY)
+    return record
+
+
 def control_app(gateway: Gateway) -> FastAPI:
     """Make the FastAPI application of one gateway. The dispatcher has already checked the key."""
 
@@ -67,10 +73,6 @@ def control_app(gateway: Gateway) -> FastAPI:
         redirect_slashes=False,
     )
     _answer_errors(app)
-
-    def caller(request: Request) -> KeyRecord:
-        record: KeyRecord = getattr(request.state, "key", NOBODY)
-        return record
 
     def card(name: str) -> ModelCard:
         table = gateway.endpoints.table

@@ -33,6 +33,8 @@ class LiveEndpoint:
         self.outstanding = 0
         self.requests = 0
         self.verified = False
+        self.probed = False
+        """It was asked at least once."""
         self.reason = "not probed yet"
         self.probe: asyncio.Task[None] | None = None
 
@@ -136,13 +138,14 @@ class EndpointSet:
                 async with self._probing:
                     await verify(live.target, connect_timeout=self._settings.connect_timeout)
             except IdentityError as error:
-                live.reason = str(error)
+                live.probed, live.reason = True, str(error)
                 if live.reason != said:
                     said = live.reason
                     self._log.warning("endpoint_unproven", endpoint=live.target.key, reason=said)
                 await asyncio.sleep(PROBE_PAUSES_S[min(attempt, len(PROBE_PAUSES_S) - 1)])
             else:
-                live.verified, live.reason = True, ""
+                live.probed = live.verified = True
+                live.reason = ""
                 self._log.info(
                     "endpoint_ready",
                     endpoint=live.target.key,

@@ -58,8 +58,8 @@ def private_folder(folder: Path) -> Path:
         ) from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise CannotListenError(
-            f"{folder} is not a folder of yours (owner: uid {found.st_uid}); set gateway.socket to a "
-            "path in a folder that only you can enter"
+            f"{folder} is not a folder of yours (owner: uid {found.st_uid}); set gateway.socket to "
+            "a path in a folder that only you can enter"
         )
     if found.st_mode & 0o077:
         raise CannotListenError(

@@ -43,13 +43,16 @@ class ClientGoneError(Exception):
     """The client left before its request was complete."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Exchange:
     """What is known of one request while it runs; at its end it becomes a log line."""
 
     request_id: str
     method: str
     path: str
+    headers: Headers
+    send: Send
+    client: ClientConnection | None
     started: float = field(default_factory=time.monotonic)
     progress: Progress = field(default_factory=Progress)
     key_id: str | None = None
@@ -63,6 +66,16 @@ class Exchange:
     """The gateway is shutting down and waits no longer."""
     task: asyncio.Task[Any] | None = None
     over: bool = False
+
+    def hang_up(self) -> None:
+        """Close the client's connection after the answer."""
+        if self.client is not None:
+            self.client.close_after_answer()
+
+    def cut_if_truncated(self) -> None:
+        """Close the client's connection where that is the only way to say that there is more."""
+        if self.progress.truncated and self.client is not None:
+            self.client.cut()
 
     def leave(self) -> None:
         """The client is gone: stop at once, wherever the request stands."""
@@ -91,6 +104,8 @@ class Proxy:
         self._settings, self._endpoints = settings, endpoints
         self._authenticator, self._standing, self._log = authenticator, standing, log
         self._running: set[Exchange] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.draining = False
         """No new work is taken."""
 
@@ -98,6 +113,10 @@ class Proxy:
     def in_flight(self) -> int:
         """Requests under way."""
         return len(self._running)
+
+    async def idle(self) -> None:
+        """Wait until no request is under way."""
+        await self._idle.wait()
 
     def stop_all(self) -> None:
         """End all requests that still run, each with an error."""
@@ -107,84 +126,71 @@ class Proxy:
     async def __call__(self, scope: Scope, receive: Receive, send: Send, route: Route) -> None:
         """Serve one POST to an allowed path."""
         headers: Headers = scope["headers"]
-        exchange = Exchange(request_id(headers), scope["method"], route.path)
+        exchange = Exchange(
+            request_id(headers),
+            scope["method"],
+            route.path,
+            headers,
+            send,
+            client_connection(scope),
+        )
         exchange.task = asyncio.current_task()
-        client = client_connection(scope)
         self._running.add(exchange)
+        self._idle.clear()
         watch: asyncio.Task[None] | None = None
         try:
             try:
-                key = self._admit(exchange, headers)
+                key = self._admit(exchange)
                 data = await read_body(receive, headers, self._settings.max_body_bytes)
                 # The request is read, so the only thing still to come is the client's leaving.
                 watch = asyncio.create_task(_watch(receive, exchange))
                 body = parse(data)
-                await self._serve(exchange, key, body, headers, send, client)
+                await self._serve(exchange, key, body)
             except asyncio.CancelledError:
                 if not (exchange.client_gone or exchange.stopped):
                     raise
                 _uncancel(exchange)
                 if not exchange.client_gone:
-                    await self._shut(exchange, send, client)
+                    await self._refuse(exchange, _shutting_down())
         except ClientGoneError:
             exchange.client_gone = True
         except GatewayError as error:
-            await self._refuse(exchange, error, send, client)
+            await self._refuse(exchange, error)
         except Exception as error:
             self._log.event(
-                "error", "fault", request_id=exchange.request_id, error=f"{type(error).__name__}: {error}"
+                "error",
+                "fault",
+                request_id=exchange.request_id,
+                error=f"{type(error).__name__}: {error}",
             )
             fault = GatewayError(500, "the gateway failed on this request", "internal_error")
-            await self._refuse(exchange, fault, send, client)
+            await self._refuse(exchange, fault)
         finally:
             exchange.over = True
             self._running.discard(exchange)
+            if not self._running:
+                self._idle.set()
             if watch is not None:
                 watch.cancel()
             self._write_log(exchange)
 
-    def _admit(self, exchange: Exchange, headers: Headers) -> KeyRecord:
-        key = self._authenticator.identify(headers)
+    def _admit(self, exchange: Exchange) -> KeyRecord:
+        key = self._authenticator.identify(exchange.headers)
         exchange.key_id = key.id
         if self.draining:
-            raise GatewayError(
-                503,
-                "this gateway is shutting down; try again",
-                "shutting_down",
-                retry_after_s=5,
-                close=True,
-            )
+            raise _shutting_down()
         return key
 
-    async def _refuse(
-        self, exchange: Exchange, error: GatewayError, send: Send, client: ClientConnection | None
-    ) -> None:
+    async def _refuse(self, exchange: Exchange, error: GatewayError) -> None:
         progress = exchange.progress
         if progress.started:
-            await break_off(send, error.message, error.code, progress, _hang_up(client))
-            if progress.truncated and client is not None:
-                client.cut()
+            await break_off(exchange.send, error.message, error.code, progress, exchange.hang_up)
+            exchange.cut_if_truncated()
             return
         progress.status, progress.error = error.status, error.code
-        progress.sent_bytes = await send_error(send, error, exchange.request_id)
+        progress.sent_bytes = await send_error(exchange.send, error, exchange.request_id)
 
-    async def _shut(
-        self, exchange: Exchange, send: Send, client: ClientConnection | None
-    ) -> None:
-        error = GatewayError(
-            503, "the gateway is shutting down", "shutting_down", retry_after_s=5, close=True
-        )
-        await self._refuse(exchange, error, send, client)
-
-    async def _serve(
-        self,
-        exchange: Exchange,
-        key: KeyRecord,
-        body: Body,
-        headers: Headers,
-        send: Send,
-        client: ClientConnection | None,
-    ) -> None:
+    async def _serve(self, exchange: Exchange, key: KeyRecord, body: Body) -> None:
         model = self._endpoints.table.model_named(body.model)
         exchange.stream = body.stream
         if model is None:
@@ -210,7 +216,7 @@ class Proxy:
                 break
             exchange.attempts += 1
             exchange.endpoint = live.target.key
-            failure = await self._attempt(exchange, live, body, headers, send, client)
+            failure = await self._attempt(exchange, live, body)
             if failure is None:
                 return
             failed.add(live.target.key)
@@ -246,19 +252,13 @@ class Proxy:
         )
 
     async def _attempt(
-        self,
-        exchange: Exchange,
-        live: LiveEndpoint,
-        body: Body,
-        headers: Headers,
-        send: Send,
-        client: ClientConnection | None,
+        self, exchange: Exchange, live: LiveEndpoint, body: Body
     ) -> UpstreamError | None:
         """One try on one endpoint; the error when another may be tried, else None."""
         live.outstanding += 1
         live.requests += 1
         try:
-            return await self._ask(exchange, live, body, headers, send, client)
+            return await self._ask(exchange, live, body)
         except ConnectError as error:
             self._endpoints.suspect(live, str(error))
             return error
@@ -268,18 +268,12 @@ class Proxy:
             live.outstanding -= 1
 
     async def _ask(
-        self,
-        exchange: Exchange,
-        live: LiveEndpoint,
-        body: Body,
-        headers: Headers,
-        send: Send,
-        client: ClientConnection | None,
+        self, exchange: Exchange, live: LiveEndpoint, body: Body
     ) -> UpstreamError | None:
         target = live.target
         pieces = body.pieces(target.served_name)
         length = sum(len(piece) for piece in pieces)
-        top = request_head(exchange.path, headers, target, length, exchange.request_id)
+        top = request_head(exchange.path, exchange.headers, target, length, exchange.request_id)
         request = (top + b"".join(pieces),) if length < 65536 else (top, *pieces)
         fresh = False
         while True:
@@ -300,19 +294,16 @@ class Proxy:
                 await relay(
                     connection,
                     first,
-                    send,
+                    exchange.send,
                     status=head.status,
-                    headers=response_headers(
-                        head.headers, exchange.request_id, exchange.attempts
-                    ),
+                    headers=response_headers(head.headers, exchange.request_id, exchange.attempts),
                     idle_timeout=self._settings.idle_timeout,
                     progress=exchange.progress,
-                    hang_up=_hang_up(client),
+                    hang_up=exchange.hang_up,
                 )
             finally:
                 live.pool.release(connection)
-            if exchange.progress.truncated and client is not None:
-                client.cut()
+            exchange.cut_if_truncated()
             return None
 
     async def _first_piece(
@@ -327,9 +318,8 @@ class Proxy:
 
     def _write_log(self, exchange: Exchange) -> None:
         progress = exchange.progress
-        bad = bool(progress.error) and progress.status >= 500 or progress.truncated
         self._log.event(
-            "warning" if bad else "info",
+            "warning" if progress.error and progress.status not in range(400, 500) else "info",
             "request",
             request_id=exchange.request_id,
             method=exchange.method,
@@ -373,7 +363,8 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
         length += len(piece)
         if length > limit:
             pieces.clear()
-            await _discard(receive, headers)
+            if message.get("more_body", False):
+                await _discard(receive, headers)
             raise _too_large(limit)
         if piece:
             pieces.append(piece)
@@ -419,9 +410,7 @@ def _uncancel(exchange: Exchange) -> None:
         uncancel()
 
 
-def _hang_up(client: ClientConnection | None) -> Any:
-    return client.close_after_answer if client is not None else _nothing
-
-
-def _nothing() -> None:
-    return None
+def _shutting_down() -> GatewayError:
+    return GatewayError(
+        503, "the gateway is shutting down; try again", "shutting_down", retry_after_s=5, close=True
+    )

@@ -22,9 +22,7 @@ class StreamTail:
 
     def feed(self, data: bytes) -> None:
         """Take note of the next piece."""
-        self._tail = (
-            data[-_WINDOW:] if len(data) >= _WINDOW else (self._tail + data)[-_WINDOW:]
-        )
+        self._tail = data[-_WINDOW:] if len(data) >= _WINDOW else (self._tail + data)[-_WINDOW:]
 
     @property
     def at_boundary(self) -> bool:

@@ -67,13 +67,12 @@ class GatewayServer(uvicorn.Server):
             self._gateway.log.warning("forced", in_flight=self._gateway.proxy.in_flight)
             self._ending.cancel()
             self._gateway.proxy.stop_all()
-            self.should_exit = self.force_exit = True
+            self.should_exit = True
 
     async def _drain(self) -> None:
-        proxy, loop = self._gateway.proxy, asyncio.get_running_loop()
-        deadline = loop.time() + self._gateway.settings.drain
-        while proxy.in_flight and loop.time() < deadline:
-            await asyncio.sleep(0.05)
+        proxy = self._gateway.proxy
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(proxy.idle(), self._gateway.settings.drain)
         proxy.stop_all()
         self.should_exit = True
 
@@ -199,10 +198,9 @@ def _already_running(other: GatewayAddress | None) -> str:
 
 def _raise_file_limit() -> None:
     """Each stream takes two descriptors; the usual soft limit of 1024 is soon reached."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    del soft
 
 
 def _route_server_log(log: JsonLog) -> None:

@@ -21,7 +21,8 @@ from modeltainer.spec import Placement, Resources
 class PlacementError(Exception):
     """No place for these resources on this cluster; asking Slurm would be in vain.
 
-    ``code`` is one of ``no-such-partition``, ``partition-down``, ``no-such-node``, ``no-gpus``,
+    ``code`` is one of ``no-such-partition``, ``partition-down``, ``no-such-node``,
+    ``too-many-nodes``, ``no-gpus``,
     ``no-such-gpu-type``, ``no-such-mig-profile``, ``gpu-too-small``, ``too-many-gpus``,
     ``not-enough-cpus``, ``not-enough-memory``, ``no-such-feature``, ``walltime-too-long`` and
     ``account-not-allowed``; ``message`` says what is wrong, ``hint`` what to do.
@@ -144,6 +145,13 @@ def _needs(snapshot: Snapshot, resources: Resources, up: Sequence[Partition]) ->
     )
     if resources.nodelist:
         wished = frozenset(expand(resources.nodelist))
+        if len(wished) > 1:
+            # sbatch(1), --nodelist: the job gets all of them.
+            raise PlacementError(
+                "too-many-nodes",
+                f"{resources.nodelist} are {len(wished)} nodes; a replica runs on one",
+                "name one node, or choose among several by a feature (resources.constraint)",
+            )
         yield lambda one: one.node.name in wished, lambda before: PlacementError(
             "no-such-node",
             f"none of the nodes {resources.nodelist} is in partition {_names(before)}",

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from modeltainer.hpc.commands import SlurmError, run
+from modeltainer.hpc.commands import run
 from modeltainer.hpc.hostlist import expand
 
 _SEPARATOR = "\x1f"
@@ -177,19 +177,6 @@ def parse_squeue(text: str) -> dict[str, JobStatus]:
     return {job.job_id: job for line in text.split("\n") for job in _parse_line(line)}
 
 
-def find_by_name(name: str) -> list[str]:
-    """Ids of this user's jobs with this name that have not ended.
-
-    Raises:
-        SlurmError: no answer.
-    """
-    return [
-        job.job_id
-        for job in poll_jobs().values()
-        if job.name == name and job.state in WAITING | ALIVE
-    ]
-
-
 def _parse_line(line: str) -> Iterator[JobStatus]:
     # The name is last, and may hold anything, even the separator.
     fields = line.split(_SEPARATOR, len(_FIELDS) - 1)
@@ -301,6 +288,3 @@ def _limit(head: str) -> str | None:
         )
     whose = "your group" if found["kind"] == "Grp" else "you or your group"
     return f"{whose} already uses as many {what}s as {owner} allows: it starts when some are free"
-
-
-__all__ = ["JobStatus", "SlurmError", "explain_reason", "find_by_name", "parse_squeue", "poll_jobs"]

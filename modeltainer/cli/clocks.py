@@ -44,7 +44,7 @@ def _present(row: Row, in_state_s: float, now_unix: float) -> str:
         return f"{row.state.value} {span(in_state_s)}"
     if row.state is State.ENDED:
         return "failed" if row.failed else f"ended ({row.cause.code if row.cause else 'stopped'})"
-    return row.state.value
+    return f"{row.state.value}"
 
 
 def clock_time(unix: float, now_unix: float) -> str:

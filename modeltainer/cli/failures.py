@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-from typing import IO, Any
-
 import click
 
 from modeltainer.cli import exit_codes
 
 
-class Failure(click.ClickException):
-    """A command could not do its work. Shown as ``error: …`` and, below it, ``hint: …``."""
+class Failure(Exception):  # noqa: N818 -- as in launch failure, gateway failure
+    """A command could not do its work: what happened, what to do, and the exit code."""
 
     def __init__(self, message: str, hint: str = "", exit_code: int = exit_codes.FAILURE) -> None:
         super().__init__(message)
-        self.hint, self.exit_code = hint, exit_code
+        self.message, self.hint, self.exit_code = message, hint, exit_code
 
-    def show(self, file: IO[Any] | None = None) -> None:
-        """Write it to standard error; a message of many lines goes below the word ``error``."""
-        stream = click.get_text_stream("stderr") if file is None else file
+    def show(self) -> None:
+        """Write ``error: …`` and ``hint: …`` to standard error; many lines start on their own."""
         between = "\n" if "\n" in self.message else " "
-        click.echo(click.style("error:", fg="red", bold=True) + between + self.message, file=stream)
+        click.echo(click.style("error:", fg="red", bold=True) + between + self.message, err=True)
         if self.hint:
-            click.echo(click.style("hint:", bold=True) + " " + self.hint, file=stream)
+            click.echo(click.style("hint:", bold=True) + " " + self.hint, err=True)
 
 
-class Interrupted(Failure):  # noqa: N818 -- what happened, not an error
-    """Ctrl-C. The command itself has said what still runs."""
+class Interrupted(Failure):
+    """Ctrl-C: what was left, and how to end it."""
 
     def __init__(self, message: str = "interrupted", hint: str = "") -> None:
         super().__init__(message, hint, exit_codes.INTERRUPTED)
 
-    def show(self, file: IO[Any] | None = None) -> None:
-        """Write it to standard error, as information: the user asked for it."""
-        stream = click.get_text_stream("stderr") if file is None else file
-        click.echo(self.message, file=stream)
+    def show(self) -> None:
+        """Write it to standard error; it is no error, since the user asked for it."""
+        click.echo(f"\n{self.message}", err=True)
         if self.hint:
-            click.echo(self.hint, file=stream)
+            click.echo(self.hint, err=True)
 
 
 def explain(error: Exception) -> Failure:

@@ -50,16 +50,19 @@ class LazyGroup(click.Group):
         """Run the command; whatever goes wrong becomes a message and an exit code."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted() from None
         except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
+            raise  # click's own, which it shows itself
         except BrokenPipeError:
             raise  # click ends quietly: who read our output has seen enough
+        except KeyboardInterrupt:
+            failure: Failure = Interrupted()
+        except Failure as error:
+            failure = error
         except Exception as error:
             if ctx.params.get("verbose"):
                 import traceback
 
                 traceback.print_exc()
-            failure: Failure = explain(error)
-            raise failure from error
+            failure = explain(error)
+        failure.show()
+        raise click.exceptions.Exit(failure.exit_code)

@@ -41,7 +41,12 @@ _OPTIONS = (
     click.option("--partition", "-p", metavar="NAME", help="The partition to run in."),
     click.option("--gpus", "-G", type=click.IntRange(0, 64), help="GPUs or slices per replica."),
     click.option("--gpu-type", metavar="TYPE", help="A GPU type as the site spells it (a100)."),
-    click.option("--gpu-memory", metavar="SIZE", callback=mebibytes, help="Memory wanted per GPU or slice (24GiB)."),
+    click.option(
+        "--gpu-memory",
+        metavar="SIZE",
+        callback=mebibytes,
+        help="Memory wanted per GPU or slice (24GiB).",
+    ),
     click.option(
         "--mig",
         is_flag=False,
@@ -50,9 +55,17 @@ _OPTIONS = (
         help="A MIG slice will do; with a profile (1g.10gb), only that one.",
     ),
     click.option("--no-mig", is_flag=True, help="Whole GPUs only."),
-    click.option("--time", "-t", metavar="TIME", callback=seconds, help="Walltime: 4:00:00, 1-00:00:00 or 90m."),
+    click.option(
+        "--time",
+        "-t",
+        metavar="TIME",
+        callback=seconds,
+        help="Walltime: 4:00:00, 1-00:00:00 or 90m.",
+    ),
     click.option("--cpus", "-c", type=click.IntRange(1, 1024), help="CPU cores per replica."),
-    click.option("--mem", metavar="SIZE", callback=mebibytes, help="Host memory per replica (48GiB)."),
+    click.option(
+        "--mem", metavar="SIZE", callback=mebibytes, help="Host memory per replica (48GiB)."
+    ),
     click.option("--account", "-A", metavar="NAME", help="The account that pays."),
     click.option("--qos", metavar="NAME", help="Quality of service."),
     click.option("--nodelist", "-w", metavar="NODES", help="Only these nodes."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,9 +45,7 @@ class Watch:
             rows, late = self._rows, now - self._seen_at
             return [
                 f"{row.launch_id}: "
-                + progress_line(
-                    _aged(row, late), now - self._since[row.launch_id][1], now_unix
-                )
+                + progress_line(_aged(row, late), now - self._since[row.launch_id][1], now_unix)
                 for row in rows
             ]
 
@@ -62,7 +61,7 @@ def _aged(row: Row, late_s: float) -> Row:
 def shown() -> Iterator[Callable[[list[Row]], None]]:
     """Show progress on standard error; gives the function to call with the rows at each change."""
     watch = Watch()
-    if not click.get_text_stream("stderr").isatty():
+    if not sys.stderr.isatty():
         said: dict[str, str] = {}
 
         def plainly(rows: list[Row]) -> None:

@@ -37,13 +37,17 @@ if TYPE_CHECKING:
     "--wait/--no-wait", default=False, help="Wait until each launch is ready. [default: no-wait]"
 )
 @click.option(
-    "--timeout", metavar="TIME", callback=seconds, help="With --wait: give up waiting (exit code 7)."
+    "--timeout",
+    metavar="TIME",
+    callback=seconds,
+    help="With --wait: give up waiting (exit code 7).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Rows (or, with --dry-run, specs) as JSON.")
 @pass_invocation
 def command(
     invocation: Invocation,
     /,
+    *,
     models: tuple[str, ...],
     replicas: int | None,
     dry_run: bool,

@@ -21,7 +21,7 @@ from modeltainer.registry.atomic import read_bounded, write_whole
 from modeltainer.registry.layout import Layout
 
 KEY_SCHEMA = 1
-KEY_ID = re.compile(r"k[a-z0-9]{8}")
+_KEY_FILE = re.compile(r"k[a-z0-9]{8}\.json")
 _MAX_BYTES = 64 * 1024
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 
@@ -149,9 +149,7 @@ def _names(layout: Layout) -> list[str]:
         listed = os.listdir(layout.keys)
     except FileNotFoundError:
         return []
-    return sorted(
-        name for name in listed if name.endswith(".json") and KEY_ID.fullmatch(name[: -len(".json")])
-    )
+    return sorted(name for name in listed if _KEY_FILE.fullmatch(name))
 
 
 def _read(layout: Layout, name: str) -> KeyRecord | None:

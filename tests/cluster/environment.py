@@ -23,8 +23,7 @@ EXTRA_PACKAGES = ("openai>=1.60",)
 
 SCRIPT = f"""
 python3 -m venv /opt/modeltainer
-/opt/modeltainer/bin/python -m pip install --no-cache-dir --no-compile {{}}
-/opt/modeltainer/bin/python -m compileall -q -j 0 /opt/modeltainer/lib || true
+/opt/modeltainer/bin/python -m pip install --no-cache-dir {{}}
 echo {SOURCE_THERE} >"$(echo /opt/modeltainer/lib/python3*/site-packages)/modeltainer-src.pth"
 cat >/opt/modeltainer/bin/mt-submit <<'EOF'
 #!/opt/modeltainer/bin/python

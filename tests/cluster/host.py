@@ -10,12 +10,10 @@ from typing import Literal
 
 from tests.cluster import process
 from tests.cluster.network import Network, address
-from tests.cluster.rootfs import USERS
 
 Role = Literal["login", "compute", "laptop"]
 INIT = Path(__file__).with_name("host_init.sh")
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
-START_TIMEOUT = 30.0
 
 
 class HostError(RuntimeError):
@@ -56,7 +54,9 @@ class Host:
         """Is its init running?"""
         return self.init in process.children(self.holder)
 
-    def command(self, argv: list[str], user: str = "root", env: dict[str, str] | None = None) -> list[str]:
+    def command(
+        self, argv: list[str], user: str = "root", env: dict[str, str] | None = None
+    ) -> list[str]:
         """The command that runs ``argv`` on this host as ``user`` would after logging in."""
         if not self.alive:
             raise HostError(f"host {self.name} is down")
@@ -72,7 +72,9 @@ class Host:
         }
         return [
             *self.enter(),
+            # When the caller's nsenter is killed, what it started here is asked to end too.
             *("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"),
+            "--pdeathsig=TERM",
             *("env", "-i", f"--chdir={home}", *(f"{k}={v}" for k, v in environment.items())),
             *argv,
         ]
@@ -141,16 +143,3 @@ def start_host(
     (init,) = process.children(holder)
     network.join(name, init, number)
     return Host(name, role, number, init, holder)
-
-
-def login_setup(user: str) -> str:
-    """The script that makes the user's home folder, with a key that opens login."""
-    home, uid = f"/shared/home/{user}", USERS[user]
-    return f"""
-install -d -m 700 -o {uid} -g {uid} {home} {home}/.ssh
-ssh-keygen -q -t ed25519 -N '' -C {user} -f {home}/.ssh/id_ed25519
-cp {home}/.ssh/id_ed25519.pub {home}/.ssh/authorized_keys
-echo "StrictHostKeyChecking accept-new" >{home}/.ssh/config
-cp /etc/skel/.[!.]* {home}/
-chown -R {uid}:{uid} {home}
-"""

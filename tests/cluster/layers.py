@@ -98,20 +98,31 @@ class Layer:
 
 
 def build_on(
-    stack: tuple[Path, ...], part: Path, script: str, binds: tuple[tuple[Path, str], ...] = ()
+    stack: tuple[Path, ...],
+    part: Path,
+    script: str,
+    binds: tuple[tuple[Path, str], ...] = (),
+    image: tuple[Path, ...] = (),
 ) -> None:
-    """Run ``script`` in a chroot on ``stack``; what it writes stays in ``part/tree``."""
+    """Run ``script`` in a chroot on ``stack``; what it writes stays in ``part/tree``.
+
+    The layers of ``image``, if any, are mounted together at ``/mnt/image`` in there.
+    """
+    settings = f"mirror={quote(archive.mirror())}\nsettings={quote(archive.apt_settings())}\n"
     run_logged(
         ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
-        + ["bash", str(BUILD), ":".join(map(str, stack)), str(part)]
+        + ["bash", str(BUILD), _joined(stack), str(part), _joined(image)]
         + [f"{here}:{there}" for here, there in (*NETWORK_FILES, *binds)],
         part / "log",
-        stdin=f"mirror={quote(archive.mirror())}\nsettings={quote(archive.apt_settings())}\n"
-        + script,
+        stdin=settings + script,
     )
     # Only mount points: what was mounted there went with the namespace.
     for scratch in ("work", "root"):
         shutil.rmtree(part / scratch)
+
+
+def _joined(stack: tuple[Path, ...]) -> str:
+    return ":".join(map(str, stack))
 
 
 def apt_install(suite: str, packages: tuple[str, ...], from_sid: tuple[str, ...] = ()) -> str:

@@ -35,6 +35,8 @@ groupadd --gid {GROUP} lab
 {{}}
 rm -f /etc/ssh/ssh_host_*
 mkdir -p /shared /opt/modeltainer-src /opt/llama /etc/slurm
+# Where sid's llama.cpp looks for its back ends; see images.py.
+ln -s /opt/llama/lib/ggml /usr/lib/x86_64-linux-gnu/ggml
 mkdir -p /var/spool/slurmctld /var/spool/slurmd /var/log/slurm
 cat >/etc/profile.d/modeltainer.sh <<'EOF'
 PATH=/opt/modeltainer/bin:$PATH

@@ -10,7 +10,6 @@ GRES = {"a100": 2, "a100_1g.10gb": 4, "a100_3g.40gb": 1}
 """GPUs and MIG slices of each compute node: type and count."""
 
 CONTROLLER = "login"
-CGROUP_CONF = "CgroupPlugin=disabled\n"
 
 
 def slurm_conf(nodes: list[str], numbers: dict[str, int]) -> str:
@@ -79,9 +78,19 @@ def gres_conf() -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def cgroup_conf(release: str) -> str:
+    """cgroup.conf(5): no cgroups, which this machine may not let us change.
+
+    22.05 has no plugin that does nothing; its v1 plugin does nothing until it is asked to.
+    """
+    return f"CgroupPlugin={'cgroup/v1' if release == '22.05' else 'disabled'}\n"
+
+
 START_MUNGE = """
 install -d -m 755 -o munge -g munge /run/munge
 setpriv --reuid=munge --regid=munge --init-groups /usr/sbin/munged
 """
-START_CONTROLLER = START_MUNGE + "/usr/sbin/slurmctld\n"
-START_NODE = START_MUNGE + "/usr/sbin/slurmd\n"
+START_CONTROLLER = (
+    START_MUNGE + "slurmctld || { tail -n 20 /var/log/slurm/slurmctld.log; false; }\n"
+)
+START_NODE = START_MUNGE + "slurmd || { tail -n 20 /var/log/slurm/slurmd.log; false; }\n"

@@ -130,6 +130,7 @@ def test_slices_are_not_taken_by_an_untyped_request() -> None:
         (Resources(memory_mib=512 * GIB), "not-enough-memory", "256 GiB"),
         (Resources(constraint="sapphire"), "no-such-feature", "ib, icelake"),
         (Resources(nodelist="nowhere"), "no-such-node", "nowhere"),
+        (Resources(nodelist="mid[1-2]"), "too-many-nodes", "mid[1-2] are 2 nodes"),
         (
             Resources(gpus=1, partition="gpu", walltime_s=25 * HOUR),
             "walltime-too-long",

@@ -9,35 +9,51 @@ from hypothesis import strategies as st
 from modeltainer.hpc.estimate import start_estimate
 from modeltainer.hpc.queue import ALIVE, WAITING, JobStatus, explain_reason, parse_squeue
 from modeltainer.scheduler import job_sight
-from tests.hpc import recorded
+from tests.hpc.recordings import VERSIONS, recorded
 
 
-def test_a_real_answer() -> None:
-    jobs = parse_squeue(recorded.SQUEUE)
-    assert list(jobs) == ["1_2", "1_0", "3", "2", "6"]
-    assert jobs["1_0"] == JobStatus(
-        job_id="1_0",
-        state="RUNNING",
-        reason="None",
-        nodes=("c1",),
-        end_unix=1795491839.0,
-        submit_unix=1795491087.0,
-        partition="main",
-        name="wrap",
-        raw_id="4",
-    )
-    assert jobs["3"].start_estimate_unix == 1795493039.0
-    assert jobs["2"].name == "na|me x"
-    assert "next in line" in jobs["3"].reason_text
+@pytest.fixture(params=VERSIONS)
+def jobs(request: pytest.FixtureRequest) -> dict[str, JobStatus]:
+    """What each version of Slurm said, by name; of an array, its running task."""
+    read = parse_squeue(recorded(request.param, "squeue"))
+    assert len(read) == 8
+    return {job.name: job for job in read.values() if not job.job_id.endswith(("_1", "_2"))}
 
 
-def test_sights() -> None:
-    jobs = parse_squeue(recorded.SQUEUE)
-    running, waiting, ended = (job_sight(jobs[one]) for one in ("2", "1_2", "6"))
-    assert (running.residence, running.node, running.ends_unix) == ("running", "c2", 1795493039.0)
-    assert running.reason == ""
+def test_real_answers(jobs: dict[str, JobStatus]) -> None:
+    running = jobs["array"]
+    assert running.job_id.endswith("_0")
+    assert (running.state, running.nodes, running.partition) == ("RUNNING", ("c1",), "main")
+    assert running.raw_id != running.job_id.partition("_")[0]
+    assert running.end_unix is not None
+    assert running.submit_unix is not None
+    assert running.end_unix - running.submit_unix >= 600
+    assert running.start_estimate_unix is None
+    assert jobs["next"].start_estimate_unix is not None
+    assert jobs["na|me x"].nodes == ("c2",)
+
+
+def test_real_answers_in_words(jobs: dict[str, JobStatus]) -> None:
+    assert "next in line" in jobs["next"].reason_text
+    assert "held by you" in jobs["held"].reason_text
+    assert jobs["done"].reason_text == "failed: ended with an error; see the log"
+    assert jobs["stopped"].reason_text == "cancelled"
+    assert jobs["array"].reason_text == ""
+
+
+def test_sights(jobs: dict[str, JobStatus]) -> None:
+    running, waiting, ended = (job_sight(jobs[one]) for one in ("na|me x", "held", "stopped"))
+    assert (running.residence, running.node, running.reason) == ("running", "c2", "")
+    assert running.ends_unix == jobs["na|me x"].end_unix
     assert waiting.residence == "pending"
     assert (ended.residence, ended.reason, ended.ends_unix) == ("gone", "cancelled", None)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_pending_tasks_of_an_array_have_their_own_lines(version: str) -> None:
+    read = parse_squeue(recorded(version, "squeue"))
+    tasks = sorted(job_id.partition("_")[2] for job_id in read if "_" in job_id)
+    assert tasks == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize("state", sorted(WAITING | ALIVE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,18 +15,19 @@ from modeltainer.hpc.snapshot import (
     parse_record,
     parse_time_s,
 )
-from tests.hpc import recorded
+from tests.hpc.recordings import VERSIONS, recorded
 
 
-def test_real_nodes() -> None:
-    c1, c2 = parse_nodes(recorded.NODES)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_real_nodes(version: str) -> None:
+    c1, c2 = parse_nodes(recorded(version, "nodes"))
     assert c1 == Node(
         name="c1",
         state="MIXED",
         cpus_total=8,
         cpus_free=7,
         memory_mib=32000,
-        memory_free_mib=0,
+        memory_free_mib=31900,
         gres=(Gres("gpu", "a100", 2), Gres("gpu", "a100_1g.10gb", 3)),
         gres_used=(Gres("gpu", "a100", 1), Gres("gpu", "a100_1g.10gb", 0)),
         features=("a100", "ib"),
@@ -35,10 +37,12 @@ def test_real_nodes() -> None:
     assert c1.gres_free == (Gres("gpu", "a100", 1), Gres("gpu", "a100_1g.10gb", 3))
     assert not c2.usable, "it drains, and its free-text reason must not say otherwise"
     assert c2.gres == (Gres("gpu", "a100_1g.10gb", 2),)
+    assert c2.gres_free == (Gres("gpu", "a100_1g.10gb", 0),)
 
 
-def test_real_partitions() -> None:
-    main, short, closed, vip = parse_partitions(recorded.PARTITIONS)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_real_partitions(version: str) -> None:
+    main, short, closed, vip = parse_partitions(recorded(version, "partitions"))
     assert (main.default, main.max_time_s, main.default_time_s) == (True, 86400, 3600)
     assert main.nodes == ("c1", "c2")
     assert main.up
@@ -104,7 +108,7 @@ def test_values_may_hold_spaces(record: dict[str, str]) -> None:
 def test_any_record_is_read_without_error(text: str) -> None:
     parse_nodes("NodeName=" + text)
     parse_partitions("PartitionName=" + text)
-    parse_nodes(recorded.NODES[: len(text) * 20])
+    parse_nodes(recorded(VERSIONS[0], "nodes")[: len(text) * 20])
 
 
 @given(st.integers(1, 999), st.integers(0, 50), st.sampled_from(["", "-ib"]), st.booleans())

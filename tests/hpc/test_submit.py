@@ -170,7 +170,7 @@ def test_an_sbatch_that_hangs(slurm_that: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_ctrl_c_while_sbatch_runs(slurm_that: Path) -> None:
-    (slurm_that / "verdict").write_text(f"kill -INT {os.getpid()}; exec sleep 30")
+    (slurm_that / "verdict").write_text(f"kill -INT {os.getpid()}; exec sleep 3")
     spec, layout = launched(slurm_that)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):

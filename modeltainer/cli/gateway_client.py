@@ -1,0 +1,118 @@
+"""Talking to the gateway from here: over its Unix socket or TCP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from modeltainer.cli.exit_codes import GATEWAY_UNREACHABLE
+from modeltainer.cli.failures import Failure
+
+if TYPE_CHECKING:
+    import httpx
+
+    from modeltainer.gateway.address import GatewayAddress
+    from modeltainer.registry.layout import Layout
+
+
+@dataclass(frozen=True)
+class Door:
+    """One way to a gateway."""
+
+    url: str
+    """Base URL, without ``/v1``; its host means nothing with a socket."""
+    socket: str | None = None
+    key: str = ""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"unix:{self.socket}" if self.socket else self.url
+
+    @contextmanager
+    def client(self, read_timeout_s: float) -> Iterator[httpx.Client]:
+        """An HTTP client whose requests go through this door with its key.
+
+        Args:
+            read_timeout_s: longest wait between two pieces of an answer.
+        """
+        import httpx
+
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        # trust_env off: a proxy set for the web must not get requests for the login node.
+        with httpx.Client(
+            base_url=self.url,
+            headers=headers,
+            transport=httpx.HTTPTransport(uds=self.socket) if self.socket else None,
+            timeout=httpx.Timeout(5.0, read=read_timeout_s),
+            trust_env=False,
+        ) as client:
+            yield client
+
+
+def own_door(layout: Layout) -> Door:
+    """The door to this registry's gateway, with the key that it keeps for its owner.
+
+    Raises:
+        Failure: none runs, or it runs where it cannot be reached from.
+    """
+    from modeltainer.gateway import address
+
+    found = address.read(layout)
+    if found is None or found.alive is False:
+        raise Failure(
+            "no gateway runs", "start one with: mt-submit gateway start", GATEWAY_UNREACHABLE
+        )
+    return door_of(found)
+
+
+def door_of(found: GatewayAddress) -> Door:
+    """The door of one gateway.
+
+    Raises:
+        Failure: it has a Unix socket on another host, or listens on another host's loopback.
+    """
+    if not found.here and (found.socket or "//127." in found.url or "//[::1]" in found.url):
+        raise Failure(
+            f"the gateway runs on {found.host} and can only be reached from there",
+            f"log in to {found.host}, or run: mt-submit tunnel",
+            GATEWAY_UNREACHABLE,
+        )
+    return Door(found.url, found.socket, found.token)
+
+
+def answers(door: Door, path: str = "/health") -> bool:
+    """Whether the gateway answers ``path`` with 200, within two seconds."""
+    import httpx
+
+    try:
+        with door.client(read_timeout_s=2.0) as client:
+            return client.get(path).status_code == 200
+    except (httpx.HTTPError, OSError):
+        return False
+
+
+def status(layout: Layout) -> dict[str, Any] | None:
+    """The gateway's own account of itself; None where none can be reached from here."""
+    import httpx
+
+    try:
+        with own_door(layout).client(read_timeout_s=2.0) as client:
+            answer = client.get("/admin/status")
+            found: Any = answer.json() if answer.status_code == 200 else None
+    except (Failure, httpx.HTTPError, OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def requests_in_flight(layout: Layout) -> dict[str, int]:
+    """Running requests by launch id; empty without a gateway."""
+    from modeltainer.gateway import address
+
+    found = address.read(layout)
+    if found is None or found.alive is False:
+        return {}  # the common case on a fresh login, and it must not cost httpx's import
+    counts = (status(layout) or {}).get("in_flight_by_launch")
+    return counts if isinstance(counts, dict) else {}

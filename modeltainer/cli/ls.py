@@ -1,0 +1,75 @@
+"""``mt-submit ls``, also ``status``."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from modeltainer.cli.invocation import Invocation, pass_invocation
+from modeltainer.cli.listing import listing
+from modeltainer.cli.text import echo_json
+from modeltainer.registry.records import State
+from modeltainer.view import Row
+
+
+@click.command(
+    "ls",
+    epilog="\b\nExample:\n"
+    "  mt-submit ls\n"
+    "  mt-submit ls --watch\n"
+    "  mt-submit ls --json | jq -r '.[] | select(.state == \"ready\") | .model'",
+)
+@click.option("--watch", "-w", is_flag=True, help="Show again every two seconds until Ctrl-C.")
+@click.option("--all", "-a", "all_", is_flag=True, help="Those that ended, too.")
+@click.option("--json", "as_json", is_flag=True, help="An array of launches as JSON.")
+@pass_invocation
+def command(invocation: Invocation, /, watch: bool, all_: bool, as_json: bool) -> None:
+    """Show each launch: model, state, node, GPU or slice, age, time left, requests, URL.
+
+    The URL is the engine's own; clients use the gateway's (mt-submit gateway status). Launches that
+    failed are counted below the table until mt-submit stop clears them away.
+    """
+    if watch and as_json:
+        raise click.UsageError("--watch and --json exclude each other")
+    if as_json:
+        echo_json([row.to_json() for row in _rows(invocation) if all_ or _lives(row)])
+        return
+    if watch:
+        _watch(invocation, all_)
+        return
+    click.echo(_text(invocation, all_))
+
+
+def _rows(invocation: Invocation) -> list[Row]:
+    from modeltainer import service
+    from modeltainer.cli.gateway_client import requests_in_flight
+    from modeltainer.view import with_requests
+
+    rows = service.list_launches(invocation.config())
+    return with_requests(rows, requests_in_flight(invocation.layout())) if rows else rows
+
+
+def _lives(row: Row) -> bool:
+    return row.state is not State.ENDED
+
+
+def _text(invocation: Invocation, all_: bool) -> str:
+    rows = _rows(invocation)
+    text = listing([row for row in rows if all_ or _lives(row)], time.time())
+    failed = [] if all_ else [row for row in rows if row.failed]
+    if failed:
+        what = "1 launch failed" if len(failed) == 1 else f"{len(failed)} launches failed"
+        text += f"\n{what}; mt-submit ls --all says why"
+    return text
+
+
+def _watch(invocation: Invocation, all_: bool) -> None:
+    try:
+        while True:
+            text = _text(invocation, all_)
+            click.clear()
+            click.echo(text)
+            time.sleep(2)
+    except KeyboardInterrupt:
+        return  # the way to end it

@@ -1,0 +1,1 @@
+"""An engine that does exactly what a test tells it."""

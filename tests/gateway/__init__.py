@@ -1,0 +1,1 @@
+"""Tests of the gateway against a scripted engine, over loopback and a real registry folder."""

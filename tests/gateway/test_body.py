@@ -1,0 +1,90 @@
+"""The body scanner against Python's own JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modeltainer.gateway.body import model_span, parse
+from modeltainer.gateway.errors import GatewayError
+
+KEYS = st.text(max_size=8) | st.sampled_from(["model", "stream", "mod\\el", '"model"', "models"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+INDENT = st.sampled_from([None, 0, 1, 3])
+
+
+@settings(max_examples=400)
+@given(
+    before=st.dictionaries(KEYS, VALUES, max_size=4),
+    after=st.dictionaries(KEYS, VALUES, max_size=4),
+    model=st.text(min_size=1),
+    served=st.text(min_size=1),
+    ascii_only=st.booleans(),
+    indent=INDENT,
+)
+def test_only_the_models_value_changes(
+    before: dict[str, Any],
+    after: dict[str, Any],
+    model: str,
+    served: str,
+    ascii_only: bool,
+    indent: int | None,
+) -> None:
+    before.pop("model", None)
+    after.pop("model", None)
+    members = {**before, "model": model, **after}
+    try:
+        data = json.dumps(members, ensure_ascii=ascii_only, indent=indent).encode()
+        served.encode()
+    except UnicodeEncodeError:
+        return  # lone surrogates are no text
+    try:
+        body = parse(data)
+    except GatewayError:
+        return  # what msgspec refuses (lone surrogates in escapes) is refused
+    assert body.model == model
+    assert body.stream is (members.get("stream") is True)
+    assert json.loads(data[body.start : body.end]) == model
+    changed = b"".join(body.pieces(served))
+    assert changed[: body.start] == data[: body.start]
+    assert changed.endswith(data[body.end :])
+    assert list(json.loads(changed).items()) == list({**members, "model": served}.items())
+
+
+@settings(max_examples=400)
+@given(
+    st.binary(max_size=80)
+    | st.text(alphabet='{}[]",:\\ model1truen\n', max_size=80).map(str.encode)
+)
+def test_wild_bytes_are_an_error_or_right(data: bytes) -> None:
+    try:
+        body = parse(data)
+    except GatewayError as error:
+        assert error.status == 400
+        return
+    assert json.loads(data)["model"] == body.model
+    assert json.loads(data[body.start : body.end]) == body.model
+
+
+@pytest.mark.parametrize("nested", ['{"model": "x"}', '[{"model": "x"}]', '"\\"model\\": \\"x\\""'])
+def test_nested_and_quoted_models_are_left_alone(nested: str) -> None:
+    data = f'{{"a": {nested}, "model": "y"}}'.encode()
+    assert model_span(data) == (data.index(b'"y"'), data.index(b'"y"') + 3)
+
+
+def test_long_strings_with_escapes_need_no_memory() -> None:
+    import tracemalloc
+
+    data = b'{"x": "' + b"ab\\n" * 1_000_000 + b'", "model": "m"}'
+    tracemalloc.start()
+    assert parse(data).model == "m"
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()

@@ -1,0 +1,219 @@
+"""Whatever is wrong with a request, the answer is an OpenAI-shaped error with a true status."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from modeltainer.config.load import load
+from modeltainer.registry.records import Cause, State
+from modeltainer.view import Row
+from tests.engine.scripted import whole
+from tests.gateway.setup import World
+
+
+def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"]
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    error: dict[str, Any] = body["error"]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "invalid_json"),
+        (b"{", "invalid_json"),
+        (b"[]", "invalid_json"),
+        (b'"text"', "invalid_json"),
+        (b'{"model": "m"} trailing', "invalid_json"),
+        (b'{"model": "m", "x": NaN}', "invalid_json"),
+        (b'{"model": "m", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid_json"),
+        (b'{"model": "m", "x": ' + b"[" * 300 + b"]" * 300 + b"}", "invalid_json"),
+        (b'{"model": "m", "x": "\xff"}', "invalid_encoding"),
+        ('{"model": "m"}'.encode("utf-16"), "invalid_encoding"),
+        (b"{}", "missing_model"),
+        (b'{"model": 7}', "invalid_model"),
+        (b'{"model": ""}', "invalid_model"),
+        (b'{"model": "m", "mod\\u0065l": "other"}', "invalid_model"),
+    ],
+)
+def test_bad_bodies(world: World, body: bytes, code: str) -> None:
+    engine = world.launch().engine
+    with world.serving():
+        assert error_of(world.client.post("/v1/completions", content=body), 400)["code"] == code
+        assert world.chat().status_code == 200  # the connection works on
+        assert len(engine.requests) == 1
+
+
+def test_body_too_large(world: World) -> None:
+    world.launch()
+    with world.serving(max_body_bytes=100_000):
+        error = error_of(world.chat(text="x" * 200_000), 413)
+        assert "100000 bytes" in error["message"]
+        chunks = (b" " * 50_000 for _ in range(5))
+        error_of(world.client.post("/v1/completions", content=chunks), 413)
+        assert world.chat().status_code == 200
+
+
+def test_ten_mebibytes_pass(world: World) -> None:
+    engine = world.launch().engine
+    text = "ä\n" * (5 * 1024 * 1024 // 3)
+    with world.serving():
+        assert world.chat(text=text).status_code == 200
+        assert json.loads(engine.requests[0].body)["text"] == text
+
+
+def test_paths_and_methods(world: World) -> None:
+    world.launch()
+    with world.serving():
+        client = world.client
+        assert error_of(client.get("/v1/chat/completions"), 405)["code"] == "method_not_allowed"
+        assert client.get("/v1/chat/completions").headers["allow"] == "POST"
+        error_of(client.delete("/v1/models"), 405)
+        for path in ("/v1/nothing", "/pause", "/v1/chat/completions/", "/metrics", "/"):
+            assert error_of(client.post(path, json={}), 404)["code"] == "path_not_found"
+        error_of(client.get("/v1/%2e%2e/pause"), 404)
+
+
+def test_not_http_at_all(world: World) -> None:
+    world.launch()
+    with world.serving(), world.raw() as connection:
+        connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        answer = b""
+        while data := connection.recv(4096):
+            answer += data
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_http"
+
+
+def test_compressed_body_is_refused(world: World) -> None:
+    world.launch()
+    with world.serving():
+        headers = {"content-encoding": "gzip"}
+        error_of(world.client.post("/v1/completions", content=b"x", headers=headers), 415)
+
+
+def test_unknown_model_names_the_nearest(world: World) -> None:
+    world.launch("qwen2.5-7b", aliases=("small",))
+    with world.serving():
+        error = error_of(world.chat("qwen2.5-7B"), 404)
+        assert error["code"] == "model_not_found"
+        assert "'qwen2.5-7b'" in error["message"]
+        error_of(world.client.get("/v1/models/zzz"), 404)
+
+
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "models.yaml"
+    file.write_text(
+        "models:\n  qwen:\n    engine: vllm\n    source: org/qwen\n    aliases: [big]\n"
+        "  org/other:b-1:\n    engine: vllm\n    source: org/other\n"
+    )
+    return file
+
+
+def row(state: State, **fields: Any) -> Row:
+    return Row(
+        launch_id="qwen-r0-abcdef", model="qwen", replica=0, state=state, executor="slurm", **fields
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "qwen is not running; start it with: mt-submit up qwen"),
+        (
+            [
+                row(
+                    State.QUEUED,
+                    partition="gpu",
+                    reason="Resources",
+                    start_estimate_unix=time.time() + 725,
+                )
+            ],
+            "qwen is queued on partition gpu (Resources), estimated start in 12 min",
+        ),
+        ([row(State.LOADING, node="n7")], "qwen is loading its weights on n7"),
+        (
+            [row(State.ENDED, cause=Cause("out-of-memory", "the GPU's memory was too small"))],
+            "its last start failed (the GPU's memory was too small)",
+        ),
+    ],
+)
+def test_known_but_not_up(world: World, tmp_path: Path, rows: list[Row], message: str) -> None:
+    file = config(tmp_path)
+    world.rows = rows
+    with world.serving(lambda: load(file, {})):
+        for name in ("qwen", "big"):
+            response = world.chat(name)
+            assert message in error_of(response, 503)["message"]
+            assert int(response.headers["retry-after"]) >= 5
+        listed = {one["id"]: one for one in world.client.get("/v1/models").json()["data"]}
+        assert set(listed) == {"qwen", "big", "org/other:b-1"}
+        assert listed["qwen"]["state"] == "not-ready"
+        assert listed["big"]["alias_of"] == "qwen"
+        for name in ("org/other:b-1", "org%2Fother%3Ab-1"):
+            assert world.client.get(f"/v1/models/{name}").json()["id"] == "org/other:b-1"
+
+
+def test_scheduler_that_fails_does_not_fail_the_answer(world: World, tmp_path: Path) -> None:
+    file = config(tmp_path)
+    with world.serving(lambda: load(file, {})):
+
+        def broken() -> list[Row]:
+            raise RuntimeError("no controller")
+
+        world.gateway.standing._list_rows = broken
+        assert "not running" in error_of(world.chat("qwen"), 503)["message"]
+        assert "no controller" in world.client.get("/admin/status").json()["scheduler_problem"]
+
+
+def test_reload_keeps_the_old_config_when_the_new_is_bad(world: World, tmp_path: Path) -> None:
+    import asyncio
+
+    file = config(tmp_path)
+    with world.serving(lambda: load(file, {})):
+        good = file.read_text()
+        for text, fine in (
+            ("models: {qwen: {engin: vllm", False),
+            (good.replace("big", "huge"), True),
+        ):
+            file.write_text(text)
+            loop = world.loop
+            assert asyncio.run_coroutine_threadsafe(world.gateway.reload(), loop).result(5) is fine
+            status = world.client.get("/admin/status").json()
+            assert bool(status["config_problem"]) is not fine
+            assert error_of(world.chat("qwen"), 503)
+        error_of(world.chat("huge"), 503)
+        error_of(world.chat("big"), 404)
+        assert world.log("config_rejected")
+
+
+def test_health_and_ready_need_no_key(world: World) -> None:
+    with world.serving():
+        assert httpx.get(f"{world.url}/health").json() == {"status": "ok"}
+        assert httpx.get(f"{world.url}/ready").json() == {"status": "ready"}
+        error_of(httpx.get(f"{world.url}/admin/status"), 401)
+        error_of(httpx.get(f"{world.url}/docs"), 401)
+        assert world.client.get("/docs").status_code == 200
+        assert "/v1/models" in world.client.get("/openapi.json").json()["paths"]
+
+
+def test_engine_error_passes_with_its_status(world: World) -> None:
+    engine = world.launch().engine
+    with world.serving():
+        for status in ("400 Bad Request", "429 Too Many Requests", "500 Oops", "503 Loading"):
+            engine.answer = whole({"error": {"message": status}}, status)
+            response = world.chat()
+            assert response.status_code == int(status[:3])
+            assert response.json()["error"]["message"] == status
+        assert len(engine.requests) == 4  # and none of them was tried again
