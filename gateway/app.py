@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from modeltainer.gateway.auth import Authenticator
+from modeltainer.gateway.auth import NOBODY, Authenticator
 from modeltainer.gateway.catalog import Catalog, LoadConfig
 from modeltainer.gateway.endpoint_set import EndpointSet
-from modeltainer.gateway.errors import GatewayError, Receive, Scope, Send, send_error
+from modeltainer.gateway.errors import GatewayError, Message, Receive, Scope, Send, send_error
 from modeltainer.gateway.headers import request_id
 from modeltainer.gateway.log import JsonLog
 from modeltainer.gateway.paths import OPEN, PROXIED
@@ -66,21 +66,30 @@ class Gateway:
             await self.proxy(scope, receive, send, route)
             return
         rid = request_id(scope["headers"])
+
+        async def tagged(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                fields = [one for one in message["headers"] if one[0] != b"x-request-id"]
+                message["headers"] = [*fields, (b"x-request-id", rid.encode())]
+                if message["status"] >= 400:
+                    self._log_refusal(scope, rid, message["status"])
+            await send(message)
+
         try:
-            if path not in OPEN:
-                scope.setdefault("state", {})["key"] = self.authenticator.identify(scope["headers"])
+            key = NOBODY if path in OPEN else self.authenticator.identify(scope["headers"])
             if route is not None:
-                raise GatewayError(
-                    405,
-                    f"{path} takes POST, not {scope['method']}",
-                    "method_not_allowed",
-                    allow="POST",
-                )
+                message = f"{path} takes POST, not {scope['method']}"
+                raise GatewayError(405, message, "method_not_allowed", allow="POST")
         except GatewayError as error:
-            await send_error(send, error, rid)
+            await send_error(tagged, error, rid)
             return
-        scope.setdefault("state", {})["request_id"] = rid
-        await self._control(scope, receive, send)
+        scope.setdefault("state", {}).update(key=key, request_id=rid)
+        await self._control(scope, receive, tagged)
+
+    def _log_refusal(self, scope: Scope, rid: str, status: int) -> None:
+        self.log.info(
+            "request", request_id=rid, method=scope["method"], path=scope["path"], status=status
+        )
 
     async def start(self) -> None:
         """Begin to follow the registry. Called once, by the lifespan."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -69,7 +70,9 @@ class EndpointSet:
         if self.snapshot is None or snapshot.problems != self.snapshot.problems:
             for name, problem in snapshot.problems.items():
                 self._log.warning("registry_problem", file=name, message=problem)
-        self.snapshot = snapshot
+        known, self.snapshot = self.snapshot, snapshot
+        if known is not None and known.targets == snapshot.targets:
+            return
         targets = {target.key: target for target in snapshot.targets}
         for key in [key for key in self._live if key not in targets]:
             self._live.pop(key).retire()
@@ -133,7 +136,7 @@ class EndpointSet:
 
     async def _prove(self, live: LiveEndpoint) -> None:
         said = ""
-        for attempt in range(2**31):
+        for attempt in itertools.count():
             try:
                 async with self._probing:
                     await verify(live.target, connect_timeout=self._settings.connect_timeout)

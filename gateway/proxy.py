@@ -79,13 +79,13 @@ class Exchange:
 
     def leave(self) -> None:
         """The client is gone: stop at once, wherever the request stands."""
-        if not self.over and self.task is not None:
+        if not (self.over or self.stopped) and self.task is not None:
             self.client_gone = True
             self.task.cancel()
 
     def stop(self) -> None:
         """The gateway ends: tell the client and stop."""
-        if not self.over and self.task is not None:
+        if not (self.over or self.client_gone or self.stopped) and self.task is not None:
             self.stopped = True
             self.task.cancel()
 
@@ -182,6 +182,7 @@ class Proxy:
         return key
 
     async def _refuse(self, exchange: Exchange, error: GatewayError) -> None:
+        exchange.over = True  # what is left is quick, and not to be interrupted
         progress = exchange.progress
         if progress.started:
             await break_off(exchange.send, error.message, error.code, progress, exchange.hang_up)

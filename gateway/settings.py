@@ -16,8 +16,8 @@ class GatewaySettings(BaseModel):
     listen: Literal["unix", "tcp"] = "unix"
     """``unix``: a socket only you can reach (login nodes are shared); ``tcp``: host and port."""
     socket: Path | None = None
-    """Path of the Unix socket; left out, ``gateway.sock`` in a folder of this host that only you
-    can enter."""
+    """Path of the Unix socket, in a folder that only you can enter; left out, one is made on this
+    host (``mt-submit gateway status`` says where)."""
     host: str = "127.0.0.1"
     """TCP address to listen on. Every user of a shared node can reach 127.0.0.1: keys decide."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000

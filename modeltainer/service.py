@@ -132,7 +132,7 @@ def submit(specs: Sequence[LaunchSpec], *, config: Config) -> list[Row]:
             submission = submit_job(spec, layout, executor=executor)
             launches.record_submission(layout, submission)
     except BaseException as error:
-        _undo(layout, created)
+        _undo(layout, created, executor)
         if isinstance(error, SubmissionError):
             raise LaunchError(error.code, error.message, error.hint) from error
         if isinstance(error, OSError):
@@ -220,14 +220,23 @@ def stop(
         targets: model names, aliases, launch ids or job ids.
         all_: everything in this registry.
         wait_s: how long to wait for running requests to drain and jobs to end.
+
+    Raises:
+        LaunchError: the scheduler does not answer; nothing was removed.
     """
     from modeltainer.hpc.cancel import cancel
+    from modeltainer.hpc.commands import SlurmError
 
     config = load() if config is None else config
     layout = Layout(config.site.registry)
     found = launches.read_all(layout)
     chosen, unknown = _select(found, targets, all_, config)
-    cancel([launch.submission for launch in chosen if launch.submission is not None])
+    try:
+        cancel([launch.submission for launch in chosen if launch.submission is not None])
+    except SlurmError as error:
+        raise LaunchError(
+            "slurm-unavailable", f"the jobs could not be cancelled: {error}", "try again"
+        ) from error
     report = StopReport(unknown=unknown)
     scheduler = Scheduler(min_interval_s=0.5)
     deadline = time.monotonic() + wait_s
@@ -330,16 +339,22 @@ def _registry_error(config: Config, error: OSError) -> LaunchError:
     )
 
 
-def _undo(layout: Layout, created: Iterable[str]) -> None:
+def _undo(layout: Layout, created: Iterable[str], executor: str) -> None:
     """Cancel and remove what a failed or interrupted submit() has made so far."""
-    from modeltainer.hpc.cancel import cancel
+    from modeltainer.hpc.cancel import cancel, cancel_named
+    from modeltainer.hpc.commands import SlurmError
+    from modeltainer.hpc.options import job_name
 
     submissions = []
     for launch_id in created:
         submission = launches.read_submission(layout.launch(launch_id))
         if submission is not None:
             submissions.append(submission)
-    with contextlib.suppress(Exception):
+        elif executor == "slurm":
+            # Ctrl-C between the scheduler's answer and our record of it: the name finds the job.
+            with contextlib.suppress(SlurmError):
+                cancel_named(job_name(launch_id))
+    with contextlib.suppress(SlurmError):
         cancel(submissions)
     for launch_id in created:
         _forget(layout, launch_id)

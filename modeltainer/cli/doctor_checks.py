@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from modeltainer.cli.text import counted
+
 if TYPE_CHECKING:
     from modeltainer.config.schema import Config
 
@@ -83,7 +85,7 @@ def check_config(site: Site) -> Finding:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         return Finding(name, "warning", faults[0] + more, "mt-submit up says it for each model")
     count = len(site.config.models)
-    return Finding(name, "ok" if count else "warning", f"{count} models")
+    return Finding(name, "ok" if count else "warning", counted(count, "model"))
 
 
 def check_slurm(site: Site) -> Finding:

@@ -45,7 +45,8 @@ def explain(error: Exception) -> Failure:
     from modeltainer.service import LaunchError, WaitTimeoutError
 
     if isinstance(error, ConfigError):
-        hint = "mt-submit validate checks the file again; mt-submit validate --schema has it all"
+        in_a_field = any(problem.field for problem in error.problems)
+        hint = "mend it, then check it with: mt-submit validate" if in_a_field else ""
         return Failure(str(error), hint, exit_codes.CONFIG)
     if isinstance(error, LaunchError):
         return Failure(error.message, error.hint, _launch_exit_code(error))

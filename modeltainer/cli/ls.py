@@ -28,7 +28,7 @@ def command(invocation: Invocation, /, watch: bool, all_: bool, as_json: bool) -
     """Show each launch: model, state, node, GPU or slice, age, time left, requests, URL.
 
     The URL is the engine's own; clients use the gateway's (mt-submit gateway status). Launches that
-    failed are counted below the table until mt-submit stop clears them away.
+    failed are named below the table until mt-submit stop clears them away.
     """
     if watch and as_json:
         raise click.UsageError("--watch and --json exclude each other")
@@ -59,8 +59,9 @@ def _text(invocation: Invocation, all_: bool) -> str:
     text = listing([row for row in rows if all_ or _lives(row)], time.time())
     failed = [] if all_ else [row for row in rows if row.failed]
     if failed:
-        what = "1 launch failed" if len(failed) == 1 else f"{len(failed)} launches failed"
-        text += f"\n{what}; mt-submit ls --all says why"
+        text += (
+            f"\nfailed: {', '.join(row.launch_id for row in failed)}; mt-submit ls --all says why"
+        )
     return text
 
 

@@ -72,3 +72,8 @@ def span(seconds: float | None) -> str:
 def indented(lines: Sequence[str], by: str = "    ") -> str:
     """Lines, each moved to the right."""
     return "\n".join(by + line for line in lines)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 model``, ``3 models``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

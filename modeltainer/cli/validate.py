@@ -9,7 +9,7 @@ import click
 
 from modeltainer.cli import exit_codes
 from modeltainer.cli.invocation import Invocation, pass_invocation
-from modeltainer.cli.text import echo_json, note
+from modeltainer.cli.text import counted, echo_json, note
 
 
 @click.command(
@@ -46,10 +46,9 @@ def command(
             echo_json([{**asdict(one), "file": str(one.file)} for one in error.problems])
         else:
             click.echo(str(error))
-            count = len(error.problems)
-            note(f"{count} fault{'s' if count > 1 else ''}")
+            note(counted(len(error.problems), "fault"))
         ctx.exit(exit_codes.CONFIG)
     if as_json:
         echo_json([])
     else:
-        click.echo(f"{path}: good, {len(config.models)} models")
+        click.echo(f"{path}: good, {counted(len(config.models), 'model')}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 APT = Path("/etc/apt")
 ARCHIVE_SUITES = frozenset(
-    "bullseye bookworm trixie forky sid stable testing unstable oldstable".split()
+    ["bullseye", "bookworm", "trixie", "forky", "sid", "stable", "testing", "unstable", "oldstable"]
 )
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 KEPT_SETTINGS = re.compile(r"Acquire::(https?::|ftp::|Check-|Retries|Proxy)", re.IGNORECASE)

@@ -16,7 +16,7 @@ from typing import IO
 
 from tests.cluster import images, process, slurm
 from tests.cluster.environment import SOURCE, SOURCE_THERE, environment_layer
-from tests.cluster.host import PATH, Bind, Host, HostError, Role, start_host
+from tests.cluster.host import Bind, Host, Role, start_host
 from tests.cluster.network import Network, address
 from tests.cluster.rootfs import FLAVOURS, USERS
 

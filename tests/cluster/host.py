@@ -81,7 +81,11 @@ class Host:
 
     def enter(self) -> list[str]:
         """The command prefix that moves a process of this machine, as root, onto the host."""
-        return ["nsenter", f"--target={self.init}", *"-m -u -i -p -n -r -w --".split()]
+        return [
+            "nsenter",
+            f"--target={self.init}",
+            *["-m", "-u", "-i", "-p", "-n", "-r", "-w", "--"],
+        ]
 
     def home(self, user: str) -> str:
         """The user's home folder: on the shared file system, but for the laptop's."""

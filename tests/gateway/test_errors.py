@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -178,8 +179,6 @@ def test_scheduler_that_fails_does_not_fail_the_answer(world: World, tmp_path: P
 
 
 def test_reload_keeps_the_old_config_when_the_new_is_bad(world: World, tmp_path: Path) -> None:
-    import asyncio
-
     file = config(tmp_path)
     with world.serving(lambda: load(file, {})):
         good = file.read_text()
@@ -204,7 +203,8 @@ def test_health_and_ready_need_no_key(world: World) -> None:
         assert httpx.get(f"{world.url}/ready").json() == {"status": "ready"}
         error_of(httpx.get(f"{world.url}/admin/status"), 401)
         error_of(httpx.get(f"{world.url}/docs"), 401)
-        assert world.client.get("/docs").status_code == 200
+        docs = world.client.get("/docs", headers={"x-request-id": "mine"})
+        assert (docs.status_code, docs.headers["x-request-id"]) == (200, "mine")
         assert "/v1/models" in world.client.get("/openapi.json").json()["paths"]
 
 

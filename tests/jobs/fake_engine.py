@@ -62,10 +62,7 @@ def main() -> None:
     if act == "busy-for":
         # Counted from the start: ready comes within a fraction of a second.
         Handler.busy_until = time.monotonic() + float(sys.argv[2]) + 1.0
-    server = ThreadingHTTPServer.__new__(ThreadingHTTPServer)
-    server.allow_reuse_port = True
-    server.__init__(("127.0.0.1", port), Handler)  # type: ignore[misc]
-    server.serve_forever()
+    ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 
 
 if __name__ == "__main__":

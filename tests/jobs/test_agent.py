@@ -94,7 +94,9 @@ def test_an_agent_that_is_killed_takes_its_engine_along(start_agent: StartAgent)
     assert processes_with(agent.secret.nonce) == []
 
 
-def test_a_damaged_model_is_named(start_agent: StartAgent, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_damaged_model_is_named(
+    start_agent: StartAgent, tiny_model: Path, tmp_path: Path
+) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(tiny_model.read_bytes()[:-4096])
     agent = start_agent(source=Source("path", str(cut)))
@@ -115,9 +117,7 @@ def test_a_missing_command_is_named(start_agent: StartAgent) -> None:
 def test_no_apptainer_on_the_node(start_agent: StartAgent, tmp_path: Path) -> None:
     image = tmp_path / "image.sif"
     image.write_bytes(b"")
-    agent = start_agent(
-        environ={"PATH": str(tmp_path)}, runtime="apptainer", image=str(image)
-    )
+    agent = start_agent(environ={"PATH": str(tmp_path)}, runtime="apptainer", image=str(image))
     ended = agent.wait_for(State.ENDED)
     assert ended.cause is not None
     assert ended.cause.code == "no-apptainer"

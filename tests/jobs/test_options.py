@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from modeltainer.jobs.engines.options import BadOptionError, to_arguments
 
 names = st.from_regex(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", fullmatch=True)
-words = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"))
+words = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 
 
 def test_each_kind_of_value() -> None:
