@@ -40,7 +40,7 @@ models:
     engine: llamacpp
     source: {model}
     runtime: native
-    command: [sleep, "600"]
+    command: [sh, -c, "exec sleep 600"]
     drain: 1s
 """
 

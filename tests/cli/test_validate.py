@@ -30,7 +30,7 @@ def test_each_fault_has_its_line_and_the_right_spelling(make_shell: MakeShell) -
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"{shell.config}:3:5: models.tiny.engin")
     assert "did you mean 'engine'?" in lines[0]
-    assert lines[1].startswith(f"{shell.config}:6:13: models.other.engine")
+    assert lines[1].startswith(f"{shell.config}:6:5: models.other.engine")
     assert "did you mean 'vllm'?" in lines[1]
     assert result.stderr == "2 faults\n"
 

@@ -6,8 +6,10 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 from tests.cluster.cluster import Cluster, ClusterError, clusters_dir, remove, running
+from tests.cluster.host import HostError
 from tests.cluster.layers import BuildError
 from tests.cluster.machine import install, missing
 from tests.cluster.rootfs import FLAVOURS, USERS
@@ -22,7 +24,7 @@ def main() -> int:
         return 2
     try:
         return int(arguments.run(arguments))
-    except (ClusterError, BuildError) as error:
+    except (ClusterError, HostError, BuildError) as error:
         print(error, file=sys.stderr)
         return 1
 
@@ -32,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     actions = parser.add_subparsers(dest="action", required=True)
 
     def action(
-        name: str, run: object, text: str, *, flavour: bool = True
+        name: str, run: Callable[[argparse.Namespace], int], text: str, *, flavour: bool = True
     ) -> argparse.ArgumentParser:
         added = actions.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)

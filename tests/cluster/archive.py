@@ -79,8 +79,10 @@ def apt_settings() -> str:
 def proxy_environment() -> dict[str, str]:
     """Proxy variables for debootstrap, which does not read apt's own settings."""
     found = subprocess.run(
-        ["apt-config", "shell", "http_proxy", "Acquire::http::Proxy"]
-        + ["https_proxy", "Acquire::https::Proxy"],
+        [
+            *("apt-config", "shell", "http_proxy", "Acquire::http::Proxy"),
+            *("https_proxy", "Acquire::https::Proxy"),
+        ],
         capture_output=True,
         text=True,
         check=True,

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -42,9 +42,7 @@ class Cluster:
     flavour: str
     folder: Path
     network: Network
-    hosts: Mapping[str, Host]
-    owner: int
-    """The PID of the process that brought it up."""
+    hosts: dict[str, Host]
     slurm_version: str
 
     # -- coming and going --
@@ -59,72 +57,27 @@ class Cluster:
         folder = clusters_dir() / name
         if folder.exists():
             raise ClusterError(f"cluster {name} is up (or half of it is): take it down first")
-        stack, image_binds = cls.build(flavour)
-        binds = [
-            Bind(folder / "shared", "/shared"),
-            Bind(SOURCE, SOURCE_THERE, read_only=True),
-            *image_binds,
-        ]
-        (folder / "shared" / "home").mkdir(parents=True)
+        stack = cls.build(flavour)
+        folder.mkdir(parents=True)
         try:
-            return cls._start(name, flavour, folder, nodes, stack, binds)
+            (folder / "shared" / "home").mkdir(parents=True)
+            network = _start_network(folder)
+            hosts = _start_hosts(folder, flavour, network, nodes, stack)
+            _configure(folder, hosts, FLAVOURS[flavour].slurm)
+            version = _start_slurm(hosts)
+            cluster = cls(name, flavour, folder, network, hosts, version)
+            cluster.wait_idle()
+            cluster._write_state()
         except BaseException:
             remove(folder)
             raise
+        return cluster
 
     @staticmethod
-    def build(flavour: str) -> tuple[tuple[Path, ...], list[Bind]]:
-        """The layers of the hosts' root and what they mount besides; cached, else built now."""
-        chosen = FLAVOURS[flavour]
-        stack = environment_layer(chosen.system).stack
-        return stack, images.binds(with_apptainer=chosen.has_apptainer)
-
-    @classmethod
-    def _start(
-        cls,
-        name: str,
-        flavour: str,
-        folder: Path,
-        count: int,
-        stack: tuple[Path, ...],
-        binds: list[Bind],
-    ) -> Cluster:
-        outer = process.start(
-            ["unshare", "--net", "sleep", "infinity"], folder, folder / "network.log"
-        )
-        _wait(lambda: _own_network(outer), "the outer network namespace", 10)
-        network = Network(outer)
-        network.create()
-        numbers = {f"c{index + 1}": FIRST_NODE + index for index in range(count)}
-        roles: dict[str, tuple[Role, int]] = {
-            "laptop": ("laptop", LAPTOP),
-            "login": ("login", LOGIN),
-            **{node: ("compute", number) for node, number in numbers.items()},
-        }
-        hosts = {
-            host: start_host(
-                host,
-                role,
-                number,
-                folder=folder,
-                network=network,
-                stack=stack,
-                # The laptop has neither the shared folder nor what lies in it.
-                binds=[] if role == "laptop" else binds,
-            )
-            for host, (role, number) in roles.items()
-        }
-        _configure(folder, hosts, FLAVOURS[flavour].slurm)
-        login = hosts["login"]
-        login.script(slurm.START_CONTROLLER)
-        for node in numbers:
-            hosts[node].script(slurm.START_NODE)
-        login.script(COMPILE)
-        version = login.script("sinfo --version").split()[-1]
-        cluster = cls(name, flavour, folder, network, hosts, os.getpid(), version)
-        cluster.wait_idle()
-        cluster._write_state()
-        return cluster
+    def build(flavour: str) -> tuple[Path, ...]:
+        """Build whatever a cluster needs and is not cached; returns the layers of its hosts."""
+        images.binds(with_apptainer=FLAVOURS[flavour].has_apptainer)
+        return environment_layer(FLAVOURS[flavour].system).stack
 
     @classmethod
     def find(cls, name: str) -> Cluster:
@@ -133,9 +86,8 @@ class Cluster:
         try:
             state = json.loads((folder / STATE).read_text())
         except FileNotFoundError:
-            raise ClusterError(
-                f"no cluster {name} is up; see `python -m tests.cluster up`"
-            ) from None
+            hint = "see `python -m tests.cluster up`"
+            raise ClusterError(f"no cluster {name} is up; {hint}") from None
         hosts = {host["name"]: Host(**host) for host in state.pop("hosts")}
         return cls(folder=folder, hosts=hosts, network=Network(state.pop("network")), **state)
 
@@ -149,7 +101,6 @@ class Cluster:
             "flavour": self.flavour,
             "network": self.network.pid,
             "hosts": [asdict(host) for host in self.hosts.values()],
-            "owner": self.owner,
             "slurm_version": self.slurm_version,
         }
         part = self.folder / f".{STATE}.part"
@@ -232,6 +183,22 @@ class Cluster:
         """End every process of the host at once, as if its power were cut."""
         self.hosts[host].kill()
 
+    def restart_host(self, host: str) -> None:
+        """Power a killed host on again: its disk and name are as they were, its memory is not."""
+        old = self.hosts[host]
+        self.hosts[host] = start_host(
+            old.name,
+            old.role,
+            old.number,
+            folder=self.folder,
+            network=self.network,
+            stack=self.build(self.flavour),
+            binds=_binds(self.folder, self.flavour, old.role),
+        )
+        self._write_state()
+        services = {"login": slurm.START_CONTROLLER + START_SSHD, "compute": slurm.START_NODE}
+        self.hosts[host].script(services.get(old.role, ""))
+
     def cut_network(self, host: str) -> None:
         """Take the host off the network; its processes go on."""
         self.network.cut(host)
@@ -268,6 +235,56 @@ def remove(folder: Path) -> None:
 def running() -> list[str]:
     """Names of the clusters that are up or half-made."""
     return sorted(path.name for path in clusters_dir().glob("*") if path.is_dir())
+
+
+def _start_network(folder: Path) -> Network:
+    pid = process.start(["unshare", "--net", "sleep", "infinity"], folder, folder / "network.log")
+    _wait(lambda: _own_network(pid), "the outer network namespace", 10)
+    network = Network(pid)
+    network.create()
+    return network
+
+
+def _start_hosts(
+    folder: Path, flavour: str, network: Network, nodes: int, stack: tuple[Path, ...]
+) -> dict[str, Host]:
+    roles: dict[str, tuple[Role, int]] = {"laptop": ("laptop", LAPTOP), "login": ("login", LOGIN)}
+    for index in range(nodes):
+        roles[f"c{index + 1}"] = ("compute", FIRST_NODE + index)
+    return {
+        name: start_host(
+            name,
+            role,
+            number,
+            folder=folder,
+            network=network,
+            stack=stack,
+            binds=_binds(folder, flavour, role),
+        )
+        for name, (role, number) in roles.items()
+    }
+
+
+def _binds(folder: Path, flavour: str, role: Role) -> list[Bind]:
+    if role == "laptop":
+        # It has neither the shared folder nor what lies in it.
+        return []
+    return [
+        Bind(folder / "shared", "/shared"),
+        Bind(SOURCE, SOURCE_THERE, read_only=True),
+        *images.binds(with_apptainer=FLAVOURS[flavour].has_apptainer),
+    ]
+
+
+def _start_slurm(hosts: dict[str, Host]) -> str:
+    """Start the controller and the nodes' daemons; returns Slurm's version."""
+    login = hosts["login"]
+    login.script(slurm.START_CONTROLLER)
+    for host in hosts.values():
+        if host.role == "compute":
+            host.script(slurm.START_NODE)
+    login.script(COMPILE)
+    return login.script("sinfo --version").split()[-1]
 
 
 def _configure(folder: Path, hosts: dict[str, Host], release: str) -> None:
@@ -312,7 +329,8 @@ cd {SOURCE_THERE}
 """
 SSH_CONFIG = "echo 'StrictHostKeyChecking accept-new' >config\n"
 START_SSHD = f"""
-ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key
+test -f /etc/ssh/ssh_host_ed25519_key ||
+    ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key
 /usr/sbin/sshd -o ListenAddress={address(LOGIN)} -o PasswordAuthentication=no -o UseDNS=no
 """
 

@@ -96,8 +96,10 @@ class Host:
     def script(self, text: str) -> str:
         """Run a bash script as root; returns its output. Raises HostError with it on failure."""
         done = subprocess.run(
-            [*self.enter(), "env", "-i", f"PATH={PATH}", "HOME=/root", "LC_ALL=C.UTF-8"]
-            + ["bash", "-euo", "pipefail", "-c", text],
+            [
+                *(*self.enter(), "env", "-i", f"PATH={PATH}", "HOME=/root", "LC_ALL=C.UTF-8"),
+                *("bash", "-euo", "pipefail", "-c", text),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -127,15 +129,18 @@ def start_host(
     """Start a host of the cluster in ``folder`` and join it to the network."""
     own = folder / "hosts" / name
     for part in ("root", "changes", "work"):
-        (own / part).mkdir(parents=True)
+        (own / part).mkdir(parents=True, exist_ok=True)
     log = own / "init.log"
     read_fd, write_fd = os.pipe()
     with os.fdopen(read_fd) as ready:
         holder = process.start(
-            ["nsenter", f"--net=/proc/{network.pid}/ns/net"]
-            + ["unshare", "--mount", "--propagation", "private", "--uts", "--ipc", "--net"]
-            + ["--pid", "--fork", "--kill-child"]
-            + ["bash", str(INIT), name, ":".join(map(str, stack)), str(own), *map(str, binds)],
+            [
+                *("nsenter", f"--net=/proc/{network.pid}/ns/net"),
+                *("unshare", "--mount", "--propagation", "private", "--uts", "--ipc", "--net"),
+                *("--pid", "--fork", "--kill-child"),
+                *("bash", str(INIT), name, ":".join(map(str, stack)), str(own)),
+                *map(str, binds),
+            ],
             folder,
             log,
             write_fd,

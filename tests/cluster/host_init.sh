@@ -21,7 +21,7 @@ mount -t sysfs -o ro sysfs "$root/sys"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 mkdir -m 1777 "$root/run/lock"
-mkdir -m 711 -p "$root/run/sshd"
+mkdir -m 711 "$root/run/sshd"
 
 dev=$root/dev
 mount -t tmpfs -o mode=755 tmpfs "$dev"

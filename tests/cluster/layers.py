@@ -110,8 +110,7 @@ def build_on(
     """
     settings = f"mirror={quote(archive.mirror())}\nsettings={quote(archive.apt_settings())}\n"
     run_logged(
-        ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
-        + ["bash", str(BUILD), _joined(stack), str(part), _joined(image)]
+        ["bash", str(BUILD), _joined(stack), str(part), _joined(image)]
         + [f"{here}:{there}" for here, there in (*NETWORK_FILES, *binds)],
         part / "log",
         stdin=settings + script,
@@ -145,13 +144,30 @@ rm -rf /var/lib/apt/lists/* /etc/apt/apt.conf.d/zz-host
 """
 
 
+# What a step mounts or starts goes with it, and the step with this process, whatever ends it:
+# nothing writes into a folder any more once its lock is free.
+CONTAINED = (
+    *("setpriv", "--pdeathsig=KILL"),
+    *("unshare", "--mount", "--propagation=private", "--pid", "--mount-proc"),
+    *("--fork", "--kill-child", "--"),
+)
+
+
 def run_logged(
     command: list[str], log: Path, *, stdin: str = "", env: Mapping[str, str] | None = None
 ) -> None:
-    """Run ``command`` with its output in ``log``. Raises BuildError with the log's end."""
+    """Run ``command`` as a step of a build, its output in ``log``.
+
+    Raises BuildError with the log's end.
+    """
     with log.open("a+b") as file:
         done = subprocess.run(
-            command, input=stdin.encode(), stdout=file, stderr=file, env=env, check=False
+            [*CONTAINED, *command],
+            input=stdin.encode(),
+            stdout=file,
+            stderr=file,
+            env=env,
+            check=False,
         )
         if done.returncode:
             tail = log.read_bytes()[-4000:].decode(errors="replace")

@@ -68,7 +68,7 @@ class Flavour:
     @cached_property
     def system(self) -> Layer:
         """Debian with Slurm, users and folders; no ModelTainer yet."""
-        packages = COMMON_PACKAGES
+        packages: tuple[str, ...] = COMMON_PACKAGES
         from_sid: tuple[str, ...] = ()
         if self.has_apptainer:
             packages, from_sid = COMMON_PACKAGES + APPTAINER_PACKAGES, ("apptainer",)

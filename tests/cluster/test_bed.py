@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import process
-from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import Cluster, clusters_dir, remove
 
 pytestmark = pytest.mark.cluster
 
@@ -135,8 +137,8 @@ def test_a_lower_partition_gives_way(cluster: Cluster) -> None:
     cluster.run("login", ["scancel", low, high])
 
 
-def test_killed_host_is_seen_and_down_leaves_nothing(cluster: Cluster) -> None:
-    # A cluster of its own: a killed host does not come back. `cluster` only holds the skip.
+def test_killed_host_is_seen_and_comes_back_and_down_leaves_nothing(cluster: Cluster) -> None:
+    # A cluster of its own, to take down; `cluster` is asked for its conditions only.
     with Path("/proc/self/mountinfo").open() as mounts:
         before = mounts.read()
     own = Cluster.up("sid", name=f"pytest-{os.getpid()}-killed")
@@ -149,9 +151,26 @@ def test_killed_host_is_seen_and_down_leaves_nothing(cluster: Cluster) -> None:
         assert not own.hosts["c2"].alive
         eventually(lambda: own.node_states()["c2"].startswith("down"), 90)
         eventually(lambda: "NODE_FAIL" in own.run("login", ["scontrol", "show", "job", job]).stdout)
+        own.restart_host("c2")
+        own.wait_idle()
+        assert own.run("login", ["srun", "-w", "c2", "hostname"]).stdout == "c2\n"
     finally:
         own.down()
     assert not own.folder.exists()
     assert process.marked(own.folder) == []
     with Path("/proc/self/mountinfo").open() as mounts:
         assert mounts.read() == before
+
+
+def test_half_made_cluster_is_taken_down(cluster: Cluster) -> None:
+    name = f"{cluster.name}-cut"
+    code = f"from tests.cluster.cluster import Cluster; Cluster.up('sid', name={name!r})"
+    builder = subprocess.Popen([sys.executable, "-c", code])
+    folder = clusters_dir() / name
+    eventually(lambda: (folder / "hosts" / "c1").exists())
+    builder.kill()
+    builder.wait()
+    assert process.marked(folder)
+    remove(folder)
+    assert process.marked(folder) == []
+    assert not folder.exists()

@@ -285,7 +285,7 @@ class _Connection(asyncio.Protocol):
             elif isinstance(step, Pause):
                 await asyncio.sleep(step.seconds)
             elif isinstance(step, Gate):
-                while not step.event.is_set():
+                while not step.event.is_set():  # noqa: ASYNC110 (opened from another thread)
                     await asyncio.sleep(0.002)
             elif isinstance(step, Close):
                 self._request = None

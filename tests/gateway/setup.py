@@ -153,8 +153,7 @@ class World:
     def raw(self) -> socket.socket:
         """A plain connection to the gateway."""
         host, port = self.url.removeprefix("http://").split(":")
-        connection = socket.create_connection((host, int(port)), timeout=5)
-        return connection
+        return socket.create_connection((host, int(port)), timeout=5)
 
     def raw_request(self, body: bytes, path: str = "/v1/chat/completions", more: str = "") -> bytes:
         """A request's bytes, with the key."""

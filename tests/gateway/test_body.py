@@ -31,6 +31,7 @@ INDENT = st.sampled_from([None, 0, 1, 3])
     indent=INDENT,
 )
 def test_only_the_models_value_changes(
+    *,
     before: dict[str, Any],
     after: dict[str, Any],
     model: str,
@@ -67,8 +68,7 @@ def test_only_the_models_value_changes(
 def test_wild_bytes_are_an_error_or_right(data: bytes) -> None:
     try:
         body = parse(data)
-    except GatewayError as error:
-        assert error.status == 400
+    except GatewayError:
         return
     assert json.loads(data)["model"] == body.model
     assert json.loads(data[body.start : body.end]) == body.model
