@@ -1,0 +1,127 @@
+"""A user at the virtual cluster's login node, and what is left there of their launches."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.cluster.cluster import Cluster
+
+ENGINES = ("llama-server", "modeltainer.jobs", "vllm")
+
+
+@dataclass
+class Account:
+    """One user's configuration and commands on the login node."""
+
+    cluster: Cluster
+    user: str
+    home: str
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def registry(self) -> Path:
+        """The registry, as the test's own machine sees it."""
+        return self.here(self.config["site"]["registry"])
+
+    def here(self, path: str) -> Path:
+        """A path below /shared, as the test's own machine sees it."""
+        return self.cluster.shared / Path(path).relative_to("/shared")
+
+    def write_config(self, **changes: Any) -> None:
+        """(Re)write ``models.yaml`` in the working folder; sections given replace the old ones."""
+        self.config.update(changes)
+        file = self.here(self.home) / "models.yaml"
+        file.write_text(yaml.safe_dump(self.config, sort_keys=False))
+        file.chmod(0o644)
+
+    def sh(
+        self, command: str, *, check: bool = True, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a shell line on login, in the working folder."""
+        return self.cluster.run(
+            "login",
+            ["bash", "-lc", f"cd {self.home} && {command}"],
+            user=self.user,
+            check=check,
+            timeout=timeout,
+        )
+
+    def mt(
+        self, line: str, *, check: bool = True, timeout: float = 180
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``mt-submit LINE``."""
+        return self.sh(f"mt-submit {line}", check=check, timeout=timeout)
+
+    def ls(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = json.loads(self.mt("ls --json").stdout)
+        return rows
+
+    def jobs(self) -> list[str]:
+        """Ids of this user's jobs that Slurm still has."""
+        return self.sh("squeue --me --noheader --format=%A").stdout.split()
+
+    def processes(self) -> list[str]:
+        """Command lines of this user's agents and engines on all hosts."""
+        found = []
+        for host in ["login", *self.cluster.nodes]:
+            listed = self.cluster.run(
+                host, ["ps", "-u", self.user, "-o", "args="], user="root", check=False
+            ).stdout
+            for line in listed.splitlines():
+                gateway = "modeltainer.gateway" in line
+                if any(engine in line for engine in ENGINES) and not gateway:
+                    found.append(f"{host}: {line}")
+        return found
+
+    def endpoint_files(self) -> list[str]:
+        return sorted(path.name for path in (self.registry / "endpoints").glob("*"))
+
+    def launch_folders(self) -> list[str]:
+        return sorted(path.name for path in (self.registry / "launches").glob("*"))
+
+    def assert_nothing_left(self) -> None:
+        assert self.jobs() == []
+        assert self.processes() == []
+        assert self.endpoint_files() == []
+        assert self.launch_folders() == []
+
+
+def account(cluster: Cluster, user: str, folder: str, **site: Any) -> Account:
+    """A working folder of ``user`` with a configuration of two models, tiny and gemma."""
+    home = f"/shared/home/{user}/{folder}"
+    cluster.run("login", ["mkdir", "-p", home], user=user)
+    found = Account(cluster, user, home)
+    if cluster.flavour == "bookworm":  # its Apptainer is missing: the engine is on the node
+        runtime: dict[str, Any] = {"runtime": "native"}
+        extra: dict[str, Any] = {"command": ["/opt/llama/bin/llama-server"]}
+    else:
+        runtime = {"images": {"llamacpp": "/shared/images/llama.cpp-cpu.sif"}}
+        extra = {}
+    small = {"cpus": 1, "memory": "1G", "walltime": "20"}
+    found.write_config(
+        site={"registry": f"{home}/registry", "cache": f"{home}/cache", **runtime, **site},
+        models={
+            "tiny": {
+                "engine": "llamacpp",
+                "source": "/shared/models/tiny.gguf",
+                "aliases": ["small"],
+                "context": 256,
+                "resources": small,
+                **extra,
+            },
+            "gemma": {
+                "engine": "llamacpp",
+                "source": "/shared/models/gemma-3-270m.gguf",
+                "context": 1024,
+                "resources": {**small, "cpus": 2, "memory": "2G"},
+                **extra,
+            },
+        },
+    )
+    return found
