@@ -35,7 +35,7 @@ models:
     engine: llamacpp
     source: {model}
     runtime: native
-    command: [sh, -c, "echo 'CUDA error: out of memory' >&2; exit 1"]
+    command: [sh, -c, "echo 'ggml: failed to allocate buffer' >&2; exit 1"]
   sleeps:
     engine: llamacpp
     source: {model}

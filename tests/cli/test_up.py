@@ -133,7 +133,7 @@ def test_json_of_up_is_on_standard_output_alone(shell: Shell) -> None:
 def test_failed_launch_says_why(shell: Shell) -> None:
     result = shell.run("up", "dies", "--wait")
     assert result.exit_code == 6
-    assert "out of memory" in result.stderr
+    assert "memory is too small" in result.stderr
     assert "hint:" in result.stderr
     assert "the log's last lines:" in result.stderr
     assert shell.json("ls") == []

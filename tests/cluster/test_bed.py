@@ -167,7 +167,7 @@ def test_half_made_cluster_is_taken_down(cluster: Cluster) -> None:
     code = f"from tests.cluster.cluster import Cluster; Cluster.up('sid', name={name!r})"
     builder = subprocess.Popen([sys.executable, "-c", code])
     folder = clusters_dir() / name
-    eventually(lambda: (folder / "hosts" / "c1").exists())
+    eventually((folder / "hosts" / "c1").exists)
     builder.kill()
     builder.wait()
     assert process.marked(folder)
