@@ -76,7 +76,7 @@ class Gateway:
             await send(message)
 
         try:
-            key = NOBODY if path in OPEN else self.authenticator.identify(scope["headers"])
+            key = NOBODY if path in OPEN else await self.authenticator.admit(scope["headers"])
             if route is not None:
                 message = f"{path} takes POST, not {scope['method']}"
                 raise GatewayError(405, message, "method_not_allowed", allow="POST")

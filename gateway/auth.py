@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Iterable
 
@@ -14,6 +15,11 @@ OWNER = KeyRecord(id="owner", name="the gateway's owner", sha256="")
 """Stands for whoever can read the gateway's own state file: mt-submit of the same user."""
 
 
+LOOK_AGAIN_S = 0.2
+"""Least time between two looks at the key folder for unknown keys: guessing costs the shared
+filesystem no more than five listings a second, and the guesser a wait."""
+
+
 class Authenticator:
     """From a request's header fields to the key it was sent with."""
 
@@ -21,6 +27,30 @@ class Authenticator:
         self._ring = ring
         self._required = required
         self._owner_token = owner_token.encode()
+        self._looking = asyncio.Lock()
+        self._looks_begun = 0
+
+    async def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> KeyRecord:
+        """As :meth:`identify`; but before a key is called unknown the key folder is read once more,
+        so that a key works as soon as `mt-submit key create` has printed it."""
+        fields = list(headers)
+        try:
+            return self.identify(fields)
+        except GatewayError:
+            if presented_key(fields) is None:
+                raise
+        await self._look_again()
+        return self.identify(fields)
+
+    async def _look_again(self) -> None:
+        """Wait for one reading of the folder that began after this call; callers share it."""
+        begun = self._looks_begun
+        async with self._looking:
+            if self._looks_begun > begun:
+                return
+            self._looks_begun += 1
+            await asyncio.to_thread(self._ring.refresh)
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> KeyRecord:
         """The key of a request.

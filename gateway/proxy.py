@@ -140,7 +140,7 @@ class Proxy:
         watch: asyncio.Task[None] | None = None
         try:
             try:
-                key = self._admit(exchange)
+                key = await self._admit(exchange)
                 data = await read_body(receive, headers, self._settings.max_body_bytes)
                 # The request is read, so the only thing still to come is the client's leaving.
                 watch = asyncio.create_task(_watch(receive, exchange))
@@ -174,8 +174,8 @@ class Proxy:
                 watch.cancel()
             self._write_log(exchange)
 
-    def _admit(self, exchange: Exchange) -> KeyRecord:
-        key = self._authenticator.identify(exchange.headers)
+    async def _admit(self, exchange: Exchange) -> KeyRecord:
+        key = await self._authenticator.admit(exchange.headers)
         exchange.key_id = key.id
         if self.draining:
             raise _shutting_down()

@@ -41,7 +41,7 @@ def command(
     Exit code 1 if anything fails; warnings do not count.
     """
     findings = []
-    for finding in _examine(_site(invocation, partition), job=not no_job):
+    for finding in _examine(_site(invocation, partition, job=not no_job)):
         findings.append(finding)
         if not as_json:
             click.echo(_line(finding))
@@ -51,7 +51,7 @@ def command(
         ctx.exit(exit_codes.FAILURE)
 
 
-def _site(invocation: Invocation, partition: str | None) -> Site:
+def _site(invocation: Invocation, partition: str | None, *, job: bool) -> Site:
     from modeltainer import service
     from modeltainer.cli.doctor_checks import Site
     from modeltainer.config.problems import ConfigError
@@ -60,11 +60,11 @@ def _site(invocation: Invocation, partition: str | None) -> Site:
     try:
         config = invocation.config()
     except ConfigError as error:
-        return Site(None, str(error), detect(), partition)
-    return Site(config, "", service.executor_of(config), partition)
+        return Site(None, str(error), detect(), partition, job)
+    return Site(config, "", service.executor_of(config), partition, job)
 
 
-def _examine(site: Site, *, job: bool) -> Iterator[Finding]:
+def _examine(site: Site) -> Iterator[Finding]:
     from modeltainer.cli.doctor_checks import CHECKS
     from modeltainer.cli.doctor_node import node_findings
 
@@ -72,7 +72,7 @@ def _examine(site: Site, *, job: bool) -> Iterator[Finding]:
         finding = check(site)
         if finding is not None:
             yield finding
-    if job:
+    if site.job:
         yield from node_findings(site)
 
 

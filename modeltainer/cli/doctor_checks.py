@@ -51,6 +51,8 @@ class Site:
     config_fault: str
     executor: Literal["slurm", "local"]
     partition: str | None = None
+    job: bool = True
+    """A job will show what a compute node sees."""
 
     @property
     def wants_apptainer(self) -> bool:
@@ -262,12 +264,12 @@ def check_registry(site: Site) -> Finding | None:
         return Finding(
             name, "failure", f"{where}, but open to others (mode {mode:o})", f"chmod 700 {root}"
         )
-    if site.executor == "slurm" and kind in LOCAL_FILESYSTEMS:
+    if site.executor == "slurm" and not site.job and kind in LOCAL_FILESYSTEMS:
         return Finding(
             name,
             "warning",
             f"{where}: the compute nodes hardly see that",
-            "set site.registry to a folder on the shared filesystem; the check of a node decides",
+            "set site.registry to a folder on the shared filesystem; without --no-job this is tried",
         )
     return Finding(name, "ok", where)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -53,7 +54,7 @@ def node_findings(site: Site) -> Iterator[Finding]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if outcome.answer is None:
-        yield _no_answer(outcome.said)
+        yield no_answer(outcome.said)
         return
     yield from _findings(site, outcome)
 
@@ -175,25 +176,34 @@ def _visit(answer: dict[str, Any], token: str) -> str:
     return "" if said == token else "another program answered there"
 
 
-def _no_answer(said: str) -> Finding:
+def no_answer(said: str) -> Finding:
+    """Why the job gave no answer, from what srun and the job printed."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    text = "\n".join(lines)
-    last = lines[-1] if lines else "it said nothing"
-    if "Immediate execution impossible" in text or "Unable to allocate resources" in text:
+    last = re.sub(r"^(srun|slurmstepd): (error|fatal): ", "", lines[-1]) if lines else "no output"
+    name = "compute node"
+    if re.search(r"Immediate execution impossible|nodes are busy|ReqNodeNotAvail", said):
         return Finding(
-            "compute node",
+            name,
             "warning",
-            f"no job could run within {QUEUE_S} s ({lines[0] if lines else ''})",
+            f"no node was free within {QUEUE_S} s, so none was looked at",
             "try again later, or --partition with a free node; --no-job leaves this out",
         )
-    if "No module named" in text or "No such file or directory" in text or "not found" in text:
+    if re.search(r"No module named|No such file or directory|NotFoundError|not found", said):
         return Finding(
-            "compute node",
+            name,
             "failure",
-            f"this Python or its packages or the registry are not there: {last}",
+            f"this Python, its packages or the registry are not there: {last}",
             "install modeltainer, and set site.registry, on the shared filesystem",
         )
-    return Finding("compute node", "failure", f"the job failed: {last}", "see its words")
+    refused = re.search(r"^srun: error: (?:Unable to allocate resources: )?(.*)$", said, re.M)
+    if refused:
+        return Finding(
+            name,
+            "failure",
+            f"Slurm ran no job: {refused[1]}",
+            "check partition, account and qos in site.defaults and site.partitions",
+        )
+    return Finding(name, "failure", f"the job failed: {last}", "--no-job leaves this out")
 
 
 def _findings(site: Site, outcome: _Outcome) -> Iterator[Finding]:

@@ -21,19 +21,19 @@ from modeltainer.view import Row
     "  mt-submit ls --json | jq -r '.[] | select(.state == \"ready\") | .model'",
 )
 @click.option("--watch", "-w", is_flag=True, help="Show again every two seconds until Ctrl-C.")
-@click.option("--all", "-a", "all_", is_flag=True, help="Those that ended, too.")
+@click.option("--all", "-a", "all_", is_flag=True, help="Those that ended as planned, too.")
 @click.option("--json", "as_json", is_flag=True, help="An array of launches as JSON.")
 @pass_invocation
 def command(invocation: Invocation, /, watch: bool, all_: bool, as_json: bool) -> None:
     """Show each launch: model, state, node, GPU or slice, age, time left, requests, URL.
 
     The URL is the engine's own; clients use the gateway's (mt-submit gateway status). Launches that
-    failed are named below the table until mt-submit stop clears them away.
+    failed stay, with the reason, until mt-submit stop clears them away.
     """
     if watch and as_json:
         raise click.UsageError("--watch and --json exclude each other")
     if as_json:
-        echo_json([row.to_json() for row in _rows(invocation) if all_ or _lives(row)])
+        echo_json([row.to_json() for row in _rows(invocation) if all_ or _matters(row)])
         return
     if watch:
         _watch(invocation, all_)
@@ -50,19 +50,13 @@ def _rows(invocation: Invocation) -> list[Row]:
     return with_requests(rows, requests_in_flight(invocation.layout())) if rows else rows
 
 
-def _lives(row: Row) -> bool:
-    return row.state is not State.ENDED
+def _matters(row: Row) -> bool:
+    return row.state is not State.ENDED or row.failed
 
 
 def _text(invocation: Invocation, all_: bool) -> str:
-    rows = _rows(invocation)
-    text = listing([row for row in rows if all_ or _lives(row)], time.time())
-    failed = [] if all_ else [row for row in rows if row.failed]
-    if failed:
-        text += (
-            f"\nfailed: {', '.join(row.launch_id for row in failed)}; mt-submit ls --all says why"
-        )
-    return text
+    rows = [row for row in _rows(invocation) if all_ or _matters(row)]
+    return listing(rows, time.time())
 
 
 def _watch(invocation: Invocation, all_: bool) -> None:

@@ -68,15 +68,9 @@ def test_a_walltime_over_the_partitions_limit(alice: Account) -> None:
 
 
 def test_a_truncated_gguf(alice: Account) -> None:
-    whole = (
-        (alice.cluster.shared / "models" / "tiny.gguf").read_bytes()
-        if (alice.cluster.shared / "models" / "tiny.gguf").is_file()
-        else None
-    )
     alice.sh("head -c 100000 /shared/models/tiny.gguf > cut.gguf")
     with_model(alice, source=f"{alice.home}/cut.gguf")
     refused(alice, "up tiny", CONFIGURATION, "cut.gguf", "cut off")
-    assert whole is None or len(whole) > 100000
 
 
 def test_a_registry_that_is_read_only(alice: Account) -> None:
@@ -112,7 +106,8 @@ def test_a_registry_on_a_full_disk(alice: Account) -> None:
 
 
 def test_no_apptainer_on_the_node(alice: Account) -> None:
-    alice.config["site"]["prelude"] = ["export PATH=/nowhere"]
+    alice.sh("mkdir -p bin && ln -sf /usr/bin/srun bin/")
+    alice.config["site"]["prelude"] = [f"export PATH={alice.home}/bin"]
     alice.write_config()
     done = alice.mt("up tiny --wait", check=False)
     assert done.returncode == LAUNCH_FAILED

@@ -1,4 +1,4 @@
-"""``mt-submit`` on this machine: a configuration with a tiny real model, and nothing of the user's."""
+"""``mt-submit`` on this machine: a tiny real model, and nothing of the user's configuration."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from modeltainer.cli.doctor_checks import filesystem_of, port_range
+from modeltainer.cli.doctor_node import no_answer
 from tests.cli.conftest import MODELS, MakeShell, Shell
 
 MOUNTS = """\
@@ -84,3 +85,35 @@ def test_filesystem_of_nothing_known() -> None:
 def test_port_range() -> None:
     assert port_range("20000-29999") == (20000, 29999)
     assert port_range(None) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "words"),
+    [
+        (
+            # Slurm 26.05
+            "srun: error: invalid partition specified: nope\n"
+            "srun: error: Unable to allocate resources: Invalid partition name specified\n",
+            "failure",
+            "invalid partition specified: nope",
+        ),
+        (
+            "srun: Immediate execution impossible, insufficient priority\n"
+            "srun: error: Unable to allocate resources: Requested nodes are busy\n",
+            "warning",
+            "no node was free",
+        ),
+        (
+            "bash: line 1: exec: /home/alice/v/bin/python: cannot execute: No such file or "
+            "directory\nsrun: error: c1: task 0: Exited with exit code 127\n",
+            "failure",
+            "are not there",
+        ),
+        ("", "failure", "no output"),
+    ],
+)
+def test_why_a_node_gave_no_answer(said: str, status: str, words: str) -> None:
+    finding = no_answer(said)
+    assert finding.status == status
+    assert words in finding.message
+    assert finding.todo

@@ -67,8 +67,17 @@ def test_an_estimate_on_another_day_says_which() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(None, "-"), (0.9, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (7260, "2 h 1 min")]
-    + [(172800, "2 d"), (180000, "2 d 2 h"), (-5, "0 s")],
+    [
+        (None, "-"),
+        (0.9, "0 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (7200, "2 h"),
+        (7260, "2 h 1 min"),
+        (172800, "2 d"),
+        (180000, "2 d 2 h"),
+        (-5, "0 s"),
+    ],
 )
 def test_spans(seconds: float | None, words: str) -> None:
     assert span(seconds) == words
