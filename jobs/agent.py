@@ -190,7 +190,7 @@ class Agent:
             except NoSuchInterfaceError as error:
                 return Cause("no-such-interface", str(error), "check site.host_interface")
             if not keep_port:
-                port.release()
+                port.share()
             try:
                 argv, env = self._command(image, bind, port.port, internal)
             except BadOptionError as error:

@@ -1,12 +1,12 @@
 """Ports on a shared node, without a race.
 
 Between choosing a free port and the engine's bind, another job could take it. So the agent keeps
-the port itself: it binds the address exclusively, and only then sets ``SO_REUSEADDR`` and
-``SO_REUSEPORT`` on that socket, which never listens. A second agent's exclusive bind fails at once,
-while the engine may share the address: Linux allows it where both sockets have ``SO_REUSEADDR`` and
-none listens yet (vLLM), or both have ``SO_REUSEPORT`` and one owner (llama-server); socket(7),
-ip(7). An engine with neither finds the port taken; the agent then lets go of it just before the
-next try, on another port.
+the port itself, on a socket that never listens. Among agents of one node, of whichever user, an
+abstract Unix socket named after the port decides; like ports, these names belong to the network
+namespace, and they vanish with their holder (unix(7)). The engine may share the address: Linux
+allows it where both sockets have ``SO_REUSEADDR`` and none listens yet (vLLM), or both have
+``SO_REUSEPORT`` and one owner (llama-server); socket(7), ip(7). An engine with neither finds the
+port taken; the agent then lets go of it just before the next try, on another port.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import random
 import socket
 from dataclasses import dataclass
 
+ANY_PORT_TRIES = 20
 INTERNAL_BASE = 20_000
 INTERNAL_BLOCK = 64
 """Ports one vLLM server may need for its own processes, counted up from ``VLLM_PORT``."""
@@ -33,10 +34,16 @@ class HeldPort:
 
     port: int
     _socket: socket.socket
+    _name: socket.socket
+
+    def share(self) -> None:
+        """Let go of the address, for an engine that cannot share it; other agents still keep off."""
+        self._socket.close()
 
     def release(self) -> None:
         """Let go of the port; twice is fine."""
         self._socket.close()
+        self._name.close()
 
 
 def hold_port(address: str, allowed: tuple[int, int] | None) -> HeldPort:
@@ -50,6 +57,9 @@ def hold_port(address: str, allowed: tuple[int, int] | None) -> HeldPort:
         OSError: the address is not this node's.
     """
     if allowed is None:
+        for _ in range(ANY_PORT_TRIES):
+            with contextlib.suppress(OSError):
+                return _hold(address, 0)
         return _hold(address, 0)
     low, high = allowed
     # Random order: agents that start together on one node seldom meet.
@@ -65,13 +75,27 @@ def hold_port(address: str, allowed: tuple[int, int] | None) -> HeldPort:
 def _hold(address: str, port: int) -> HeldPort:
     holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
+        # Without this, a port whose last connections are still in TIME_WAIT counts as taken.
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind((address, port))
-        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
-            holder.setsockopt(socket.SOL_SOCKET, option, 1)
+        # Only now: set before, it would let us in beside an engine of ours that listens there.
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        got: int = holder.getsockname()[1]
+        return HeldPort(got, holder, _take_name(f"port-{got}"))
     except BaseException:
         holder.close()
         raise
-    return HeldPort(holder.getsockname()[1], holder)
+
+
+def _take_name(name: str) -> socket.socket:
+    """Take a name on this node. Raises OSError (EADDRINUSE) when somebody has it."""
+    holder = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        holder.bind(f"\0modeltainer-{name}")
+    except BaseException:
+        holder.close()
+        raise
+    return holder
 
 
 @dataclass
@@ -88,16 +112,11 @@ class InternalPorts:
 def hold_internal_ports() -> InternalPorts:
     """Reserve a disjoint ``VLLM_PORT`` base among the agents of this node.
 
-    The reservation is an abstract Unix socket (unix(7)): it is known to the whole node, whichever
-    user, and vanishes with its holder.
-
     Raises:
         NoFreePortError: all blocks are reserved.
     """
     for block in random.sample(range(INTERNAL_BLOCKS), INTERNAL_BLOCKS):
-        holder = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with contextlib.suppress(OSError):
-            holder.bind(f"\0modeltainer-ports-{block}")
+            holder = _take_name(f"block-{block}")
             return InternalPorts(INTERNAL_BASE + block * INTERNAL_BLOCK, holder)
-        holder.close()
     raise NoFreePortError("every block of internal ports is reserved on this node")

@@ -269,7 +269,7 @@ def check_registry(site: Site) -> Finding | None:
             name,
             "warning",
             f"{where}: the compute nodes hardly see that",
-            "set site.registry to a folder on the shared filesystem; without --no-job this is tried",
+            "set site.registry to a folder that all nodes share; a job tries it (no --no-job)",
         )
     return Finding(name, "ok", where)
 

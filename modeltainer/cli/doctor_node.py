@@ -179,7 +179,9 @@ def _visit(answer: dict[str, Any], token: str) -> str:
 def no_answer(said: str) -> Finding:
     """Why the job gave no answer, from what srun and the job printed."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    last = re.sub(r"^(srun|slurmstepd): (error|fatal): ", "", lines[-1]) if lines else "no output"
+    # srun's own last word is only that the task ended; what the task said is before it.
+    telling = [line for line in lines if not re.search(r"task \d+: Exited|Terminating", line)]
+    last = re.sub(r"^srun: error: ", "", (telling or lines or ["no output"])[-1])
     name = "compute node"
     if re.search(r"Immediate execution impossible|nodes are busy|ReqNodeNotAvail", said):
         return Finding(
@@ -195,12 +197,12 @@ def no_answer(said: str) -> Finding:
             f"this Python, its packages or the registry are not there: {last}",
             "install modeltainer, and set site.registry, on the shared filesystem",
         )
-    refused = re.search(r"^srun: error: (?:Unable to allocate resources: )?(.*)$", said, re.M)
-    if refused:
+    refused = re.search(r"^srun: error: (.*)\n?srun: error: Unable to allocate", said, re.M)
+    if "Unable to allocate" in said:
         return Finding(
             name,
             "failure",
-            f"Slurm ran no job: {refused[1]}",
+            f"Slurm ran no job: {refused[1] if refused else last}",
             "check partition, account and qos in site.defaults and site.partitions",
         )
     return Finding(name, "failure", f"the job failed: {last}", "--no-job leaves this out")

@@ -107,7 +107,19 @@ def test_port_range() -> None:
             "bash: line 1: exec: /home/alice/v/bin/python: cannot execute: No such file or "
             "directory\nsrun: error: c1: task 0: Exited with exit code 127\n",
             "failure",
-            "are not there",
+            "bin/python: cannot execute",
+        ),
+        (
+            "Traceback (most recent call last):\n"
+            "FileNotFoundError: [Errno 2] No such file or directory: '/tmp/doctor-1/token'\n"
+            "srun: error: c1: task 0: Exited with exit code 1\n",
+            "failure",
+            "'/tmp/doctor-1/token'",
+        ),
+        (
+            "srun: error: Unable to allocate resources: Invalid account\n",
+            "failure",
+            "Slurm ran no job: Unable to allocate resources: Invalid account",
         ),
         ("", "failure", "no output"),
     ],

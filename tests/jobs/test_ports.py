@@ -40,11 +40,40 @@ def test_an_engine_that_can_share_serves_on_the_held_port(option: int) -> None:
     held.release()
 
 
-def test_an_engine_that_cannot_is_refused_while_the_port_is_held() -> None:
+def test_an_engine_that_cannot_share_is_refused_until_it_is_let_in() -> None:
     held = hold_port("127.0.0.1", None)
-    with socket.socket() as engine, pytest.raises(OSError, match="in use"):
+    with socket.socket() as engine:
+        with pytest.raises(OSError, match="in use"):
+            engine.bind(("127.0.0.1", held.port))
+        held.share()
         engine.bind(("127.0.0.1", held.port))
+        with pytest.raises(NoFreePortError):  # other agents keep off all the same
+            hold_port("127.0.0.1", (held.port, held.port))
     held.release()
+
+
+def test_a_port_whose_last_connections_are_in_time_wait_can_be_had() -> None:
+    with socket.socket() as engine:
+        engine.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        engine.bind(("127.0.0.1", 0))
+        engine.listen()
+        port = engine.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            engine.accept()[0].close()  # the server's end closes first, and so has to wait
+    again = hold_port("127.0.0.1", (port, port))
+    assert again.port == port
+    again.release()
+
+
+def test_a_port_where_an_engine_of_ours_listens_is_taken() -> None:
+    with socket.socket() as engine:
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            engine.setsockopt(socket.SOL_SOCKET, option, 1)
+        engine.bind(("127.0.0.1", 0))
+        engine.listen()
+        port = engine.getsockname()[1]
+        with pytest.raises(NoFreePortError):
+            hold_port("127.0.0.1", (port, port))
 
 
 def test_many_processes_at_the_same_moment_get_different_ports() -> None:

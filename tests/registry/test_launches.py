@@ -79,9 +79,7 @@ def test_half_made_folders_are_passed_over(tmp_path: Path) -> None:
     assert [launch.spec.launch_id for launch in launches.read_all(layout)] == [whole.launch_id]
 
 
-def test_a_full_disk_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = Layout(tmp_path)
     layout.create()
 

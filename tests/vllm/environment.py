@@ -46,6 +46,8 @@ config = LlamaConfig(
     bos_token_id=0, eos_token_id=1,
 )
 LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+for file in folder.iterdir():
+    file.chmod(0o644)  # the cluster's users read it too
 """
 
 

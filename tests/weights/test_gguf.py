@@ -33,7 +33,9 @@ def test_block_sizes_agree_with_the_library() -> None:
 
 
 @settings(max_examples=25)
-@given(st.dictionaries(st.from_regex(r"[a-z]{1,9}\.[a-z]{1,9}", fullmatch=True), st.text(min_size=1)))
+@given(
+    st.dictionaries(st.from_regex(r"[a-z]{1,9}\.[a-z]{1,9}", fullmatch=True), st.text(min_size=1))
+)
 def test_any_metadata_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, pairs: dict[str, str]
 ) -> None:
