@@ -49,8 +49,9 @@ def spawn(
     argv += ["--config", str(config_file), "gateway", "start", "--foreground", "--log", str(log)]
     for name, value in (changes or {}).items():
         argv += [f"--{name}", str(value)]
-    with os.fdopen(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as out:
-        begins = out.seek(0, os.SEEK_END)
+    # The log is JSON lines only; what else the process says, as when it cannot start, goes beside.
+    said_to = layout.gateway / "gateway.out"
+    with os.fdopen(os.open(said_to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "ab") as out:
         process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
@@ -72,17 +73,11 @@ def spawn(
     status = process.poll()
     process.terminate()
     how = f"gave no answer within {START_S:g} s" if status is None else "could not start"
-    said = _log_since(log, begins)
+    said = said_to.read_text(errors="replace").splitlines()[-LOG_LINES:]
     raise Failure(
         f"the gateway {how}" + (f"; it said:\n{indented(said)}" if said else ""),
-        f"all of it is in {log}",
+        f"all of it is in {log} and {said_to}",
     )
-
-
-def _log_since(log: Path, begins: int) -> list[str]:
-    with log.open("rb") as file:
-        file.seek(begins)
-        return file.read().decode(errors="replace").splitlines()[-LOG_LINES:]
 
 
 def end(found: GatewayAddress, limit_s: float) -> None:

@@ -74,7 +74,7 @@ class Account:
                 host, ["ps", "-u", self.user, "-o", "args="], user="root", check=False
             ).stdout
             for line in listed.splitlines():
-                gateway = "modeltainer.gateway" in line
+                gateway = " gateway start " in line
                 if any(engine in line for engine in ENGINES) and not gateway:
                     found.append(f"{host}: {line}")
         return found
