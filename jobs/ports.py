@@ -37,7 +37,7 @@ class HeldPort:
     _name: socket.socket
 
     def share(self) -> None:
-        """Let go of the address, for an engine that cannot share it; other agents still keep off."""
+        """Let go of the address, for an engine that cannot share it; other agents keep off."""
         self._socket.close()
 
     def release(self) -> None:

@@ -31,7 +31,8 @@ class LaunchError(RuntimeError):
     """A launch could not be planned, submitted or written; nothing of it was left behind.
 
     ``code`` is stable (``no-such-model``, ``registry-unwritable``, or that of hpc's
-    ``PlacementError`` or ``SubmissionError``); ``message`` says what happened, ``hint`` what to do next.
+    ``PlacementError`` or ``SubmissionError``); ``message`` says what happened, ``hint`` what to
+    do next.
     """
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:

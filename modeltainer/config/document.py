@@ -1,7 +1,8 @@
 """A YAML file with the place of every value, so that an error can point at its line.
 
-YAML 1.2's rules for plain scalars, and numbers only in their usual spelling: ``no``, ``on`` and ``4:00:00`` stay text (YAML 1.1, and so
-PyYAML's default, would read a boolean and the number 14400). Duplicate keys are errors, and so are
+YAML 1.2's rules for plain scalars, and numbers only in their usual spelling: ``no``, ``on``,
+``012`` and ``4:00:00`` stay text (YAML 1.1, and so PyYAML's default, would read two booleans, the
+number 10 and the number 14400). Duplicate keys are errors, and so are
 alias bombs: the expanded document has a size limit.
 """
 

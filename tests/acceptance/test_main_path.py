@@ -71,7 +71,7 @@ def test_up_tunnel_stream_stop(any_cluster: Cluster) -> None:
 
 def bob_is_kept_out(cluster: Cluster, url: str, alice: Account) -> bool:
     """bob, on the same node, can neither use the engine nor read what would let him."""
-    node = url.split("//")[1].split(":")[0]
+    node = url.split("//")[1].split(":", maxsplit=1)[0]
 
     def bob(line: str, given: str = "") -> subprocess.CompletedProcess[str]:
         return cluster.run(node, ["bash", "-c", line], user="bob", check=False, input=given)

@@ -1,7 +1,7 @@
 """Images are pulled once, whoever asks, and a pull that ends early leaves nothing.
 
-``apptainer`` is a script here, as there is no registry of images to pull from; Apptainer itself runs
-in the cluster tests.
+``apptainer`` is a script here, as there is no registry of images to pull from; Apptainer itself
+runs in the cluster tests.
 """
 
 from __future__ import annotations

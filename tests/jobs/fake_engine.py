@@ -1,8 +1,8 @@
 """A scripted engine for what a real one does only by bad luck. First argument: what to do.
 
 ``hang``: never listen. ``port-taken STATE``: fail to bind twice, noting each port in STATE.
-``stranger``: answer as a server that does not know the nonce. ``busy-for SECONDS``: report a running
-request for this long after SIGTERM's drain began.
+``stranger``: answer as a server that does not know the nonce. ``busy-for SECONDS``: report a
+running request for this long after SIGTERM's drain began.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def option(name: str) -> str:
 
 
 class Handler(BaseHTTPRequestHandler):
-    names: list[str] = []
+    names: tuple[str, ...] = ()
     busy_until = 0.0
 
     def log_message(self, *args: Any) -> None:
@@ -58,7 +58,7 @@ def main() -> None:
             file.write(f"{port}\n")
         if len(state.read_text().split()) < 3:
             sys.exit("OSError: [Errno 98] Address already in use")
-    Handler.names = ["someone-else"] if act == "stranger" else option("--alias").split(",")
+    Handler.names = ("someone-else",) if act == "stranger" else tuple(option("--alias").split(","))
     if act == "busy-for":
         # Counted from the start: ready comes within a fraction of a second.
         Handler.busy_until = time.monotonic() + float(sys.argv[2]) + 1.0

@@ -74,7 +74,7 @@ def test_the_key_is_in_no_command_line(start_agent: StartAgent) -> None:
 def test_a_dying_engine_is_seen_at_once(start_agent: StartAgent) -> None:
     agent = start_agent()
     agent.wait_for(State.READY)
-    [engine] = [pid for pid in processes_with(agent.secret.nonce)]
+    [engine] = list(processes_with(agent.secret.nonce))
     os.kill(engine, signal.SIGSEGV)
     died = time.monotonic()
     ended = agent.wait_for(State.ENDED)

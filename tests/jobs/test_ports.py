@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import subprocess
 import sys
@@ -103,6 +104,6 @@ def test_many_processes_at_the_same_moment_get_different_ports() -> None:
 def test_internal_ports_are_disjoint() -> None:
     blocks = [hold_internal_ports() for _ in range(50)]
     bases = sorted(block.base for block in blocks)
-    assert all(b - a >= INTERNAL_BLOCK for a, b in zip(bases, bases[1:], strict=False))
+    assert all(b - a >= INTERNAL_BLOCK for a, b in itertools.pairwise(bases))
     for block in blocks:
         block.release()

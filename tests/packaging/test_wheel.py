@@ -56,7 +56,7 @@ def test_the_wheel_holds_every_module_once(wheel: zipfile.ZipFile) -> None:
     wanted = {
         str(Path("modeltainer") / file.relative_to(ROOT / "modeltainer"))
         for file in (ROOT / "modeltainer").rglob("*.py")
-        if not file.relative_to(ROOT / "modeltainer").parts[0] in PACKAGES
+        if file.relative_to(ROOT / "modeltainer").parts[0] not in PACKAGES
     }
     for package in PACKAGES:
         wanted |= {
