@@ -14,8 +14,9 @@ import time
 
 PLAIN = """#!/bin/bash
 #SBATCH --cpus-per-task=1 --mem=1G --time=20 --output=/dev/null
-exec srun apptainer exec --containall --no-home --bind /shared/models /shared/images/llama.cpp-cpu.sif \\
-  llama-server --model /shared/models/tiny.gguf --ctx-size 256 --host 0.0.0.0 --port 18080 --threads 1
+exec srun apptainer exec --containall --no-home --bind /shared/models \\
+  /shared/images/llama.cpp-cpu.sif llama-server --model /shared/models/tiny.gguf \\
+  --ctx-size 256 --host 0.0.0.0 --port 18080 --threads 1
 """
 
 WAIT = """

@@ -17,22 +17,16 @@ SQUEUE_FIELDS = (
 )
 COMMANDS: dict[str, list[str]] = {
     "sinfo_version.txt": ["sinfo", "--version"],
-    "sinfo.json": ["sinfo", "--json"],
     "sinfo_nodes.txt": [
         *("sinfo", "-h", "-N", "-a", "-o"),
         "%N|%P|%t|%T|%c|%C|%m|%e|%G|%l|%L|%f|%E|%D",
     ],
     "sinfo_long.txt": ["sinfo", "-a", "-O", "NodeList:100,Gres:100,GresUsed:100,StateLong:30"],
     "scontrol_nodes.txt": ["scontrol", "show", "node", "-o"],
-    "scontrol_nodes.json": ["scontrol", "show", "node", "--json"],
     "scontrol_nodes_detail.txt": ["scontrol", "-d", "show", "node", "-o"],
     "scontrol_partitions.txt": ["scontrol", "show", "partition", "-a", "-o"],
-    "scontrol_partitions.json": ["scontrol", "show", "partition", "-a", "--json"],
     "scontrol_jobs.txt": ["scontrol", "show", "job", "-o"],
-    "scontrol_jobs.json": ["scontrol", "show", "job", "--json"],
     "scontrol_config.txt": ["scontrol", "show", "config"],
-    "squeue.json": ["squeue", "--json"],
-    "squeue_start.json": ["squeue", "--start", "--json"],
     "squeue_format.txt": ["squeue", "-h", "-a", "-r", "-o", SQUEUE_FORMAT],
     "squeue_arrays.txt": ["squeue", "-h", "-a", "-o", SQUEUE_FORMAT],
     "squeue_fields.txt": [
@@ -61,8 +55,7 @@ COMMANDS: dict[str, list[str]] = {
 def record(cluster: Cluster) -> Path:
     """Write ``tests/fixtures/slurm/<version>/``: one file a command, as its user saw it.
 
-    A text file's first line is the command and its exit status; a JSON file is the output alone,
-    and is missing where that Slurm has no such JSON.
+    A file's first line is the command and its exit status.
     """
     folder = FIXTURES / cluster.slurm_version
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,12 +64,9 @@ def record(cluster: Cluster) -> Path:
     with _busy(cluster):
         for name, command in COMMANDS.items():
             done = cluster.run("login", command, check=False)
-            if not name.endswith(".json"):
-                shown = " ".join(word if " " not in word else f"'{word}'" for word in command)
-                text = f"# {shown} # exit {done.returncode}\n{done.stdout}{done.stderr}"
-                (folder / name).write_text(text)
-            elif done.returncode == 0 and done.stdout.startswith("{"):
-                (folder / name).write_text(done.stdout)
+            shown = " ".join(word if " " not in word else f"'{word}'" for word in command)
+            text = f"# {shown} # exit {done.returncode}\n{done.stdout}{done.stderr}"
+            (folder / name).write_text(text)
     return folder
 
 
