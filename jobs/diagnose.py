@@ -182,6 +182,9 @@ _SIGNALS = {
     ),
 }
 _NOT_FOUND = 127
+_EXCEPTION = re.compile(r"(?<![\w.])((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception): \S.*)")
+_ASIDE = re.compile(r"\b(?:DEBUG|INFO|WARN|WARNING)\b|Engine core initialization failed")
+"""Lines whose exceptions are not the cause: remarks, and vLLM's word that another process failed."""
 
 
 def diagnose(exit_code: int, log: str, command: str = "the engine") -> Cause:
@@ -203,7 +206,19 @@ def diagnose(exit_code: int, log: str, command: str = "the engine") -> Cause:
     if exit_code == _NOT_FOUND or "command not found" in log:
         return no_command(command, lines)
     how = f"signal {number}" if number > 0 else f"exit code {exit_code}"
-    return Cause("engine-died", f"{command} ended with {how}", "mt-submit logs shows why", lines)
+    error = _last_exception(log)
+    message = f"{command} ended with {how}" + (f": {error}" if error else "")
+    return Cause("engine-died", message, "mt-submit logs shows why", lines)
+
+
+def _last_exception(log: str) -> str:
+    """The exception that a Python engine died of, among the tracebacks of its processes."""
+    found = ""
+    for line in log.splitlines():
+        match = None if _ASIDE.search(line) else _EXCEPTION.search(line)
+        if match is not None:
+            found = match[1].strip()
+    return found[:300]
 
 
 def no_command(command: str, log: tuple[str, ...] = ()) -> Cause:

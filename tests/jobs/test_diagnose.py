@@ -60,6 +60,18 @@ def test_a_missing_command_names_what_is_missing() -> None:
     assert "llama-server" in diagnose(127, "", "llama-server").message
 
 
+def test_the_exception_that_mattered_is_named() -> None:
+    log = """\
+(APIServer pid=97) WARNING [system_utils.py:255] limits can cause `OSError: [Errno 24] Too many`
+(Worker pid=130) ERROR 11-24 04:21:27 [multiproc_executor.py:953] Traceback (most recent call last):
+(Worker pid=130) ERROR 11-24 04:21:27 [multiproc_executor.py:953] FileNotFoundError: No such file
+Traceback (most recent call last):
+RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
+"""
+    message = diagnose(1, log, "vllm").message
+    assert message == "vllm ended with exit code 1: FileNotFoundError: No such file"
+
+
 def test_only_the_end_of_the_log_is_kept() -> None:
     cause = diagnose(1, "\n".join(f"line {number}" for number in range(1000)))
     assert cause.log == tuple(f"line {number}" for number in range(1000 - LOG_LINES, 1000))
