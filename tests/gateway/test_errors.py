@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def row(state: State, **fields: Any) -> Row:
                     State.QUEUED,
                     partition="gpu",
                     reason="Resources",
-                    start_estimate_unix=time.time() + 725,
+                    start_estimate_unix=725.0,  # from the test's own start
                 )
             ],
             "qwen is queued on partition gpu (Resources), estimated start in 12 min",
@@ -152,7 +153,15 @@ def row(state: State, **fields: Any) -> Row:
 )
 def test_known_but_not_up(world: World, tmp_path: Path, rows: list[Row], message: str) -> None:
     file = config(tmp_path)
-    world.rows = rows
+    now = time.time()
+    world.rows = [
+        (
+            replace(one, start_estimate_unix=now + one.start_estimate_unix)
+            if one.start_estimate_unix
+            else one
+        )
+        for one in rows
+    ]
     with world.serving(lambda: load(file, {})):
         for name in ("qwen", "big"):
             response = world.chat(name)
