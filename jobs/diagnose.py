@@ -184,7 +184,7 @@ _SIGNALS = {
 _NOT_FOUND = 127
 _EXCEPTION = re.compile(r"(?<![\w.])((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception): \S.*)")
 _ASIDE = re.compile(r"\b(?:DEBUG|INFO|WARN|WARNING)\b|Engine core initialization failed")
-"""Lines whose exceptions are not the cause: remarks, and vLLM's word that another process failed."""
+"""Lines whose exceptions are not the cause: remarks, and vLLM's word that a process failed."""
 
 
 def diagnose(exit_code: int, log: str, command: str = "the engine") -> Cause:

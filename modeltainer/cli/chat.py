@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from modeltainer.cli.conversation import Conversation
-from modeltainer.cli.gateway_client import Door, own_door
+from modeltainer.cli.gateway_client import chosen_door
 from modeltainer.cli.invocation import Invocation, pass_invocation
 from modeltainer.cli.names import complete_model
 from modeltainer.cli.text import note
@@ -58,7 +58,7 @@ def command(
     conversation, which Ctrl-D ends and where Ctrl-C breaks an answer off.
     """
     conversation = Conversation(
-        door=_door(invocation, url, key),
+        door=chosen_door(invocation.layout, url, key),
         model=model,
         system=system,
         stream=not no_stream,
@@ -73,15 +73,6 @@ def command(
     for piece in conversation.ask(question):
         click.echo(piece, nl=False)
     click.echo()
-
-
-def _door(invocation: Invocation, url: str | None, key: str | None) -> Door:
-    if url is None:
-        own = own_door(invocation.layout())
-        return Door(own.url, own.socket, key or own.key)
-    if url.startswith("unix:"):
-        return Door("http://localhost", url.removeprefix("unix:"), key or "")
-    return Door(url.rstrip("/").removesuffix("/v1"), None, key or "")
 
 
 def _talk(conversation: Conversation) -> None:

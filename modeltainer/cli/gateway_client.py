@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -81,6 +81,23 @@ def door_of(found: GatewayAddress) -> Door:
             GATEWAY_UNREACHABLE,
         )
     return Door(found.url, found.socket, found.token)
+
+
+def chosen_door(layout: Callable[[], Layout], url: str | None, key: str | None) -> Door:
+    """The door that ``--url`` and ``--key`` name; without a URL this registry's own gateway's.
+
+    Args:
+        url: ``http://host:port`` (with or without ``/v1``) or ``unix:/path``.
+
+    Raises:
+        Failure: no URL is given, and no gateway runs.
+    """
+    if url is None:
+        own = own_door(layout())
+        return Door(own.url, own.socket, key or own.key)
+    if url.startswith("unix:"):
+        return Door("http://localhost", url.removeprefix("unix:"), key or "")
+    return Door(url.rstrip("/").removesuffix("/v1"), None, key or "")
 
 
 def answers(door: Door, path: str = "/health") -> bool:

@@ -21,6 +21,7 @@ COMMANDS = {
     "logs": (f"{_HOME}.logs", "Show what an engine or its agent says."),
     "stop": (f"{_HOME}.stop", "End launches, by model, launch or job."),
     "chat": (f"{_HOME}.chat", "Talk to a model through the gateway."),
+    "batch": (f"{_HOME}.batch", "Many requests from a file, one answer a row."),
     "gateway": (f"{_HOME}.gateway", "Start, stop or look at the one URL over all models."),
     "key": (f"{_HOME}.key", "Create, list or revoke the keys of the gateway's clients."),
     "tunnel": (f"{_HOME}.tunnel", "Print or run the ssh command that reaches the gateway."),

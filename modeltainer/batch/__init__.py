@@ -1,0 +1,1 @@
+"""Many requests from a file, exactly one answer a row, whatever happens in between."""

@@ -1,0 +1,108 @@
+"""The input of a batch: OpenAI's batch format, or just prompts.
+
+One JSON object a line: ``{"custom_id", "method", "url", "body"}`` (OpenAI's batch input), or short
+``{"prompt": …}`` or ``{"messages": […]}``, whose other fields go into the request's body. A parquet
+file's columns are read as such fields.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+
+
+class BadBatchError(ValueError):
+    """The input cannot be used; the message names the line."""
+
+
+@dataclass(frozen=True)
+class BatchRow:
+    """One request of a batch."""
+
+    custom_id: str
+    url: str
+    body: Mapping[str, Any]
+
+
+def read_rows(path: Path, model: str | None) -> list[BatchRow]:
+    """All rows, checked before anything is sent.
+
+    Args:
+        model: for rows whose body names none.
+
+    Raises:
+        BadBatchError: a line is no row, an id comes twice, or a row has no model.
+        OSError: the file cannot be read.
+    """
+    rows: list[BatchRow] = []
+    seen: dict[str, int] = {}
+    for number, data in _records(path):
+        row = _row(data, number, model)
+        first = seen.setdefault(row.custom_id, number)
+        if first != number:
+            raise BadBatchError(
+                f"{path}:{number}: custom_id {row.custom_id!r} is that of line {first}, too"
+            )
+        rows.append(row)
+    if not rows:
+        raise BadBatchError(f"{path}: has no rows")
+    return rows
+
+
+def _records(path: Path) -> Iterator[tuple[int, Any]]:
+    if path.suffix == ".parquet":
+        yield from _parquet(path)
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    yield number, json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise BadBatchError(f"{path}:{number}: not JSON: {error}") from error
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise BadBatchError(
+            f"{path}: reading parquet needs pyarrow; run: pip install pyarrow"
+        ) from error
+    try:
+        table = parquet.read_table(path)
+    except ValueError as error:  # pyarrow.ArrowInvalid is one
+        raise BadBatchError(f"{path}: not a parquet file: {error}") from error
+    for number, record in enumerate(table.to_pylist(), start=1):
+        yield number, {name: value for name, value in record.items() if value is not None}
+
+
+def _row(data: Any, number: int, model: str | None) -> BatchRow:
+    if not isinstance(data, dict):
+        raise BadBatchError(f"line {number}: must be a JSON object")
+    if "body" in data:
+        body, url = data["body"], data.get("url", PATHS[0])
+        if not isinstance(body, dict):
+            raise BadBatchError(f"line {number}: body must be a JSON object")
+    else:
+        body = {name: value for name, value in data.items() if name != "custom_id"}
+        kinds = {"messages": PATHS[0], "prompt": PATHS[1], "input": PATHS[2]}
+        url = next((kinds[name] for name in kinds if name in body), None)
+        if url is None:
+            raise BadBatchError(f"line {number}: needs body, messages, prompt or input")
+    if url not in PATHS:
+        raise BadBatchError(f"line {number}: url must be one of {', '.join(PATHS)}, not {url!r}")
+    if data.get("method", "POST") != "POST":
+        raise BadBatchError(f"line {number}: method must be POST")
+    if model is not None:
+        body = {"model": model, **body}
+    if not isinstance(body.get("model"), str):
+        raise BadBatchError(f"line {number}: names no model; give one with --model")
+    if body.get("stream"):
+        raise BadBatchError(f"line {number}: a batch is not streamed; leave stream out")
+    return BatchRow(str(data.get("custom_id", f"row-{number}")), url, body)
