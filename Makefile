@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-quick lint types schema cluster clean
+.PHONY: demo test test-quick lint types schema docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/mt-submit demo
@@ -28,8 +28,13 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+# What is generated from the code: the editors' schema and the reference pages.
 schema: $(VENV)/.dev
 	$(BIN)/mt-submit validate --schema > config/models.schema.json
+	$(BIN)/python tools/reference.py
+
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
@@ -44,4 +49,4 @@ $(VENV)/.dev: $(VENV)/.venv pyproject.toml
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache
