@@ -162,7 +162,7 @@ def _response(request: Request, error: GatewayError) -> Response:
     rid = getattr(request.state, "request_id", "")
     headers = {
         name.decode("latin-1"): value.decode("latin-1")
-        for name, value in error.headers(rid)
+        for name, value in error.headers(rid, 0)
         if name not in (b"content-type", b"content-length")
     }
     return JSONResponse(

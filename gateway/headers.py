@@ -84,7 +84,16 @@ def is_event_stream(headers: Headers) -> bool:
     )
 
 
-def response_headers(headers: Headers, rid: str, attempts: int) -> Headers:
+def stream_start(rid: str) -> Headers:
+    """The header fields of a stream that begins before the engine has answered."""
+    return [
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        *_STREAM.items(),
+        (b"x-request-id", rid.encode()),
+    ]
+
+
+def response_headers(headers: Headers, rid: str, attempts: int, model: str) -> Headers:
     """An engine's header fields for the client. Streams are marked so that no proxy on the way
     (nginx, Open OnDemand) holds them back."""
     dropped = HOP_BY_HOP | _OURS_DOWNSTREAM | _named_by_connection(headers)
@@ -94,4 +103,5 @@ def response_headers(headers: Headers, rid: str, attempts: int) -> Headers:
         kept += _STREAM.items()
     kept.append((b"x-request-id", rid.encode()))
     kept.append((b"x-modeltainer-attempts", str(attempts).encode()))
+    kept.append((b"x-modeltainer-model", model.encode()))
     return kept

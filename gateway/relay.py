@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from modeltainer.gateway.errors import Headers, Send, sse_frame
+from modeltainer.gateway.errors import Headers, Send
+from modeltainer.gateway.families import Family, error_frame
 from modeltainer.gateway.headers import is_event_stream
 from modeltainer.gateway.upstream import UpstreamConnection, UpstreamError, UpstreamTimeoutError
 
@@ -68,16 +69,18 @@ async def relay(
     idle_timeout: float,
     progress: Progress,
     hang_up: Callable[[], None],
+    family: Family,
 ) -> None:
     """Send status, headers and body; ``first`` is the body's first piece, None an empty body.
 
     An event stream that breaks off ends with an error event and without ``[DONE]``; any other
     answer just ends, and :attr:`Progress.truncated` is set. ``hang_up`` has the client's connection
-    closed after the answer.
+    closed after the answer. Status and headers are left out where pings have made a beginning.
     """
     is_stream = is_event_stream(headers)
-    progress.started, progress.status, progress.is_stream = True, status, is_stream
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    if not progress.started:
+        progress.started, progress.status, progress.is_stream = True, status, is_stream
+        await send({"type": "http.response.start", "status": status, "headers": headers})
     tail, piece = progress.tail, first
     try:
         while piece is not None:
@@ -98,18 +101,24 @@ async def relay(
             message = f"the engine sent nothing for {idle_timeout:g} s; the answer is not complete"
         else:
             message = f"the answer broke off: {error}"
-        await break_off(send, message, error.code, progress, hang_up)
+        await break_off(send, message, error.code, progress, hang_up=hang_up, family=family)
 
 
 async def break_off(
-    send: Send, message: str, code: str, progress: Progress, hang_up: Callable[[], None]
+    send: Send,
+    message: str,
+    code: str,
+    progress: Progress,
+    *,
+    hang_up: Callable[[], None],
+    family: Family,
 ) -> None:
     """End an answer that has begun and cannot be completed."""
     progress.error = code
     if not progress.is_stream:
         progress.truncated = True
         return
-    frame = sse_frame(message, code)
+    frame = error_frame(family, message, code)
     if not progress.tail.at_boundary:
         frame = b"\n\n" + frame  # ends the event that broke off, so that this one is read
     progress.sent_bytes += len(frame)
