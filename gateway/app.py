@@ -21,7 +21,7 @@ from modeltainer.gateway.paths import OPEN, PROXIED
 from modeltainer.gateway.proxy import Proxy
 from modeltainer.gateway.registry_follower import RegistryFollower, Snapshot
 from modeltainer.gateway.settings import GatewaySettings
-from modeltainer.gateway.standing import Standing
+from modeltainer.gateway.standing import Standing, progress
 from modeltainer.registry.keys import KeyRing
 from modeltainer.registry.layout import Layout
 from modeltainer.view import Row
@@ -139,6 +139,12 @@ class Gateway:
     def ready(self) -> bool:
         """The registry has been read and the gateway is not going away."""
         return self.endpoints.snapshot is not None and not self.proxy.draining
+
+    def model_state(self, model: str) -> str:
+        """How far a model that has no endpoint has come, in one word."""
+        snapshot = self.endpoints.snapshot or Snapshot()
+        seen = [one.endpoint for one in snapshot.endpoints if one.alive]
+        return progress(model, self.standing.known, seen)
 
     def status(self) -> dict[str, Any]:
         """The state of everything, as plain JSON, for ``/admin/status`` and mt-submit."""

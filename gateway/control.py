@@ -31,7 +31,8 @@ class ModelCard(BaseModel):
     created: int
     owned_by: str = "modeltainer"
     state: str
-    """``ready`` when an endpoint serves it now, else ``not-ready``."""
+    """``ready`` when an endpoint serves it now, ``queued``, ``starting``, ``pulling``, ``loading``
+    or ``draining`` when that is how far its launch has come, else ``not-ready``."""
     replicas: int
     """Endpoints that serve it now."""
     alias_of: str | None = None
@@ -81,7 +82,7 @@ def control_app(gateway: Gateway) -> FastAPI:
         return ModelCard(
             id=name,
             created=int(gateway.started_unix),
-            state="ready" if replicas else "not-ready",
+            state="ready" if replicas else gateway.model_state(model),
             replicas=replicas,
             alias_of=model if model != name else None,
         )
@@ -106,6 +107,7 @@ def control_app(gateway: Gateway) -> FastAPI:
     @app.get("/v1/models")
     async def models(key: Annotated[KeyRecord, Depends(caller)]) -> ModelList:
         """Every model and alias that the key may use, up or not."""
+        gateway.standing.refresh()
         return ModelList(data=[card(name) for name in allowed(key)])
 
     @app.get("/v1/models/{name:path}")

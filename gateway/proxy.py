@@ -22,6 +22,7 @@ from modeltainer.gateway.headers import (
     response_headers,
 )
 from modeltainer.gateway.log import JsonLog
+from modeltainer.gateway.multipart import parse_form
 from modeltainer.gateway.paths import Route
 from modeltainer.gateway.pool import PoolTimeoutError
 from modeltainer.gateway.relay import break_off, relay
@@ -109,7 +110,7 @@ class Proxy:
                 data = await read_body(receive, headers, self._settings.max_body_bytes)
                 # The request is read, so the only thing still to come is the client's leaving.
                 watch = asyncio.create_task(_watch(receive, exchange))
-                body = parse(data)
+                body = parse(data) if route.form == "json" else parse_form(data, headers)
                 await self._serve(exchange, key, body)
             except asyncio.CancelledError:
                 if exchange.interrupted is None:
