@@ -6,7 +6,6 @@ import hashlib
 import json
 import time
 
-import anthropic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,21 +73,6 @@ def test_anthropics_headers(world: World) -> None:
         assert engine.requests[0].header("anthropic-version") == "2023-06-01"
         assert engine.requests[0].header("x-api-key") is None
         assert world.client.post("/v1/messages", json=request).status_code == 401
-
-
-def test_official_anthropic_client(world: World) -> None:
-    engine = world.launch().engine
-    engine.answer = whole({"type": "error", "error": {"type": "x", "message": "no"}}, "400 Bad")
-    with world.serving():
-        client = anthropic.Anthropic(base_url=world.url, api_key=world.key, max_retries=0)
-        with pytest.raises(anthropic.BadRequestError):
-            client.messages.create(
-                model="m", max_tokens=5, messages=[{"role": "user", "content": "hi"}]
-            )
-        with pytest.raises(anthropic.NotFoundError, match="does not exist"):
-            client.messages.create(
-                model="other", max_tokens=5, messages=[{"role": "user", "content": "hi"}]
-            )
 
 
 FILE = bytes(range(256)) * 4000 + b"\r\n--not-the-boundary\r\n\r\nmodel\r\n"
