@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from modeltainer.__about__ import __version__
+from modeltainer.gateway.admin_page import admin_page
 from modeltainer.gateway.auth import NOBODY
 from modeltainer.gateway.errors import GatewayError
 from modeltainer.gateway.routing import unknown_model
@@ -118,14 +119,30 @@ def control_app(gateway: Gateway) -> FastAPI:
             raise GatewayError(404, unknown_model(name, names), "model_not_found", param="model")
         return card(name)
 
-    @app.get("/admin/status")
-    async def status(key: Annotated[KeyRecord, Depends(caller)]) -> dict[str, Any]:
-        """Endpoints, requests in flight, problems. For keys without a list of models."""
+    def unrestricted(key: Annotated[KeyRecord, Depends(caller)]) -> None:
         if key.models:
             raise GatewayError(
                 403, f"The API key {key.name!r} may not see the status", "not_allowed"
             )
+
+    @app.get("/admin/status", dependencies=[Depends(unrestricted)])
+    async def status() -> dict[str, Any]:
+        """Endpoints, requests in flight, problems. For keys without a list of models."""
         return gateway.status()
+
+    @app.get("/admin", dependencies=[Depends(unrestricted)], response_class=HTMLResponse)
+    async def admin() -> str:
+        """The status as a page. A browser asks for a name and a password: the key is the
+        password."""
+        gateway.standing.refresh()
+        cards = [card(name) for name in gateway.endpoints.table.names]
+        return admin_page(gateway.status(), cards, gateway.standing.known)
+
+    @app.get("/metrics", dependencies=[Depends(unrestricted)], response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """For Prometheus, which sends a key as ``authorization: credentials``."""
+        kind = "text/plain; version=0.0.4; charset=utf-8"
+        return Response(gateway.metrics.render(), media_type=kind)
 
     return app
 

@@ -60,6 +60,8 @@ class EndpointSet:
         self._models: Mapping[str, tuple[str, ...]] = {}
         self._probing = asyncio.Semaphore(PROBES_AT_ONCE)
         self.snapshot: Snapshot | None = None
+        self.read_at = 0.0
+        """When the registry was last read (the loop's clock)."""
         self.table = Table()
 
     def set_models(self, models: Mapping[str, tuple[str, ...]]) -> None:
@@ -69,6 +71,7 @@ class EndpointSet:
 
     def update(self, snapshot: Snapshot) -> None:
         """Take over what the registry says now."""
+        self.read_at = asyncio.get_running_loop().time()
         if self.snapshot is None or snapshot.problems != self.snapshot.problems:
             for name, problem in snapshot.problems.items():
                 self._log.warning("registry_problem", file=name, message=problem)

@@ -39,6 +39,8 @@ class GatewayError(Exception):
         self.status, self.message, self.code, self.param = status, message, code, param
         self.retry_after_s, self.allow, self.close = retry_after_s, allow, close
         self._document = document
+        self.browser = False
+        """Who asks is a person at a browser, which is to ask for a password."""
 
     @property
     def type(self) -> str:
@@ -63,7 +65,8 @@ class GatewayError(Exception):
         if self.allow is not None:
             fields.append((b"allow", self.allow.encode()))
         if self.status == 401:
-            fields.append((b"www-authenticate", b"Bearer"))
+            scheme = b'Basic realm="the password is an API key"' if self.browser else b"Bearer"
+            fields.append((b"www-authenticate", scheme))
         if self.close:
             fields.append((b"connection", b"close"))
         return fields

@@ -13,6 +13,8 @@ from modeltainer.gateway.errors import Headers, Send
 from modeltainer.gateway.headers import stream_start
 from modeltainer.gateway.paths import Route
 from modeltainer.gateway.relay import Progress
+from modeltainer.gateway.token_meter import Meter
+from modeltainer.registry.keys import KeyRecord
 
 
 class Interruption(Enum):
@@ -36,7 +38,11 @@ class Exchange:
     client: ClientConnection | None
     started: float = field(default_factory=time.monotonic)
     progress: Progress = field(default_factory=Progress)
-    key_id: str | None = None
+    key: KeyRecord | None = None
+    user: str | None = None
+    meter: Meter | None = None
+    read_at: float = 0.0
+    """When its body was complete."""
     model: str | None = None
     stream: bool = False
     endpoint: str | None = None

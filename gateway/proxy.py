@@ -7,6 +7,7 @@ import contextlib
 import math
 import time
 
+from modeltainer.gateway.accounting import Accounting
 from modeltainer.gateway.attempt import RETRIABLE, Patience, begin, may_retry
 from modeltainer.gateway.auth import Authenticator
 from modeltainer.gateway.body import Body, parse
@@ -20,8 +21,10 @@ from modeltainer.gateway.headers import (
     request_head,
     request_id,
     response_headers,
+    traceparent,
 )
 from modeltainer.gateway.log import JsonLog
+from modeltainer.gateway.metrics import Metrics
 from modeltainer.gateway.multipart import parse_form
 from modeltainer.gateway.paths import Route
 from modeltainer.gateway.pool import PoolTimeoutError
@@ -29,6 +32,7 @@ from modeltainer.gateway.relay import break_off, relay
 from modeltainer.gateway.routing import unknown_model
 from modeltainer.gateway.settings import GatewaySettings
 from modeltainer.gateway.standing import Standing, explain
+from modeltainer.gateway.token_meter import JsonMeter, StreamMeter
 from modeltainer.gateway.upstream import (
     ConnectError,
     ConnectionDiedError,
@@ -41,6 +45,12 @@ from modeltainer.registry.keys import KeyRecord
 
 MAX_ATTEMPTS = 3
 """Endpoints tried for one request: one that brings engines down must not bring all of them down."""
+
+MAX_USER = 128
+"""Characters of ``user`` that are kept."""
+
+COUNTED_STREAMS = frozenset({"chat", "completions"})
+"""Routes whose streams name their tokens only if asked to; the others' always do."""
 
 DISCARD_S = 5.0
 """How long a body that is too large is read on before it is refused."""
@@ -56,11 +66,15 @@ class Proxy:
     def __init__(
         self,
         settings: GatewaySettings,
+        *,
         endpoints: EndpointSet,
         authenticator: Authenticator,
         standing: Standing,
+        accounting: Accounting,
+        metrics: Metrics,
         log: JsonLog,
     ) -> None:
+        self._accounting, self._metrics = accounting, metrics
         self._settings, self._endpoints = settings, endpoints
         self._authenticator, self._standing, self._log = authenticator, standing, log
         self._running: set[Exchange] = set()
@@ -110,6 +124,7 @@ class Proxy:
                 data = await read_body(receive, headers, self._settings.max_body_bytes)
                 # The request is read, so the only thing still to come is the client's leaving.
                 watch = asyncio.create_task(_watch(receive, exchange))
+                exchange.read_at = time.monotonic()
                 body = parse(data) if route.form == "json" else parse_form(data, headers)
                 await self._serve(exchange, key, body)
             except asyncio.CancelledError:
@@ -144,7 +159,7 @@ class Proxy:
 
     async def _admit(self, exchange: Exchange) -> KeyRecord:
         key = await self._authenticator.admit(exchange.headers)
-        exchange.key_id = key.id
+        exchange.key = key
         if self.draining:
             raise _shutting_down()
         return key
@@ -177,6 +192,8 @@ class Proxy:
     async def _serve(self, exchange: Exchange, key: KeyRecord, body: Body) -> None:
         model = self._endpoints.table.model_named(body.model)
         exchange.stream = body.stream
+        user = body.head.user
+        exchange.user = user[:MAX_USER] if isinstance(user, str) else None
         if model is None:
             raise GatewayError(
                 404,
@@ -205,6 +222,7 @@ class Proxy:
             failure = await self._attempt(exchange, live, body, another)
             if failure is None:
                 return
+            self._metrics.retries.add(model, failure.code)
             self._log.warning(
                 "attempt_failed",
                 request_id=exchange.request_id,
@@ -283,14 +301,25 @@ class Proxy:
         self, exchange: Exchange, live: LiveEndpoint, body: Body, another: bool, trial: Trial
     ) -> UpstreamError | None:
         target = live.target
-        pieces = body.pieces(target.served_name)
+        count = self._settings.usage and body.stream and exchange.route.label in COUNTED_STREAMS
+        hide = count and not body.asks_usage
+        pieces = body.pieces(target.served_name, include_usage=hide)
         length = sum(len(piece) for piece in pieces)
-        top = request_head(exchange.target, exchange.headers, target, length, exchange.request_id)
+        top = request_head(
+            exchange.target,
+            exchange.headers,
+            target,
+            length,
+            rid=exchange.request_id,
+            trace=traceparent(exchange.headers),
+        )
         request = (top + b"".join(pieces),) if length < 65536 else (top, *pieces)
         patience = self._patience(exchange, another)
         fresh = False
         while True:
             connection = await live.pool.acquire(fresh=fresh)
+            if exchange.attempts == 1 and not fresh:
+                self._metrics.overhead.of().observe(time.monotonic() - exchange.read_at)
             try:
                 try:
                     head, first = await begin(connection, request, patience)
@@ -310,6 +339,8 @@ class Proxy:
                     raise EngineError(head.status, f"status {head.status}")
                 trial.answered(head.status)
                 exchange.first_byte_s = time.monotonic() - exchange.started
+                stream = is_event_stream(head.headers)
+                meter = exchange.meter = StreamMeter(strip=hide) if stream else JsonMeter()
                 await relay(
                     connection,
                     first,
@@ -320,6 +351,8 @@ class Proxy:
                     ),
                     idle_timeout=self._settings.idle_timeout,
                     progress=exchange.progress,
+                    meter=meter,
+                    gaps=self._metrics.gap.of(target.model),
                     hang_up=exchange.hang_up,
                     family=exchange.route.family,
                 )
@@ -341,6 +374,8 @@ class Proxy:
 
     def _write_log(self, exchange: Exchange) -> None:
         progress = exchange.progress
+        status = 499 if exchange.client_gone and not progress.started else progress.status
+        self._accounting.count(exchange, status)
         self._log.event(
             "warning" if progress.error and progress.status not in range(400, 500) else "info",
             "request",
@@ -350,13 +385,13 @@ class Proxy:
             model=exchange.model,
             stream=exchange.stream,
             endpoint=exchange.endpoint,
-            status=499 if exchange.client_gone and not progress.started else progress.status,
+            status=status,
             error=progress.error or None,
             bytes=progress.sent_bytes,
             duration_s=round(time.monotonic() - exchange.started, 6),
             ttfb_s=None if exchange.first_byte_s is None else round(exchange.first_byte_s, 6),
             attempts=exchange.attempts,
-            key_id=exchange.key_id,
+            key_id=exchange.key.id if exchange.key is not None else None,
             client_gone=exchange.client_gone,
         )
 

@@ -41,6 +41,9 @@ class GatewaySettings(BaseModel):
     ping_interval: Annotated[float, Field(ge=0)] = 0.0
     """Send ``: ping`` comments to the client of a stream while its prompt is read, this often; 0
     sends none. The status is then 200 even if the engine fails: the error comes as an event."""
+    usage: bool = True
+    """Count tokens by key, model and user (``mt-submit usage``): streams are asked for their token
+    counts, and clients that did not ask for them do not see them."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body."""
     max_connections: Annotated[int, Field(ge=1)] = 1024
