@@ -11,6 +11,7 @@ from typing import Any
 from modeltainer.gateway.client_connection import ClientConnection
 from modeltainer.gateway.errors import Headers, Send
 from modeltainer.gateway.headers import stream_start
+from modeltainer.gateway.limits import KeyLimits, Reservation
 from modeltainer.gateway.paths import Route
 from modeltainer.gateway.relay import Progress
 from modeltainer.gateway.token_meter import Meter
@@ -41,6 +42,10 @@ class Exchange:
     key: KeyRecord | None = None
     user: str | None = None
     meter: Meter | None = None
+    limits: KeyLimits | None = None
+    reservation: Reservation | None = None
+    prompt_estimate: int = 0
+    """Tokens of the prompt, guessed from its length."""
     read_at: float = 0.0
     """When its body was complete."""
     model: str | None = None
@@ -78,6 +83,15 @@ class Exchange:
         if not self.over and self.interrupted is None and self.task is not None:
             self.interrupted = why
             self.task.cancel()
+
+    def tokens_used(self) -> int:
+        """Tokens to charge: the engine's count; for what broke off before it, the events that have
+        passed and the guess at the prompt; nothing for what no engine has answered."""
+        if self.meter is None or self.progress.status >= 400:
+            return 0
+        counted = self.meter.tokens
+        prompt = self.prompt_estimate if counted.prompt is None else counted.prompt
+        return prompt + (self.meter.events if counted.completion is None else counted.completion)
 
     async def ping(self) -> None:
         """Tell a waiting client that its stream is alive; the first one is the answer's start."""

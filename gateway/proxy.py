@@ -23,6 +23,7 @@ from modeltainer.gateway.headers import (
     response_headers,
     traceparent,
 )
+from modeltainer.gateway.limits import BYTES_PER_TOKEN, Limiter, Refusal
 from modeltainer.gateway.log import JsonLog
 from modeltainer.gateway.metrics import Metrics
 from modeltainer.gateway.multipart import parse_form
@@ -77,6 +78,7 @@ class Proxy:
         self._accounting, self._metrics = accounting, metrics
         self._settings, self._endpoints = settings, endpoints
         self._authenticator, self._standing, self._log = authenticator, standing, log
+        self._limiter = Limiter()
         self._running: set[Exchange] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -155,6 +157,9 @@ class Proxy:
                 watch.cancel()
             if alarm is not None:
                 alarm.cancel()
+            if exchange.limits is not None and exchange.reservation is not None:
+                used = exchange.tokens_used()
+                exchange.limits.settle(exchange.reservation, used, time.monotonic())
             self._write_log(exchange)
 
     async def _admit(self, exchange: Exchange) -> KeyRecord:
@@ -209,6 +214,7 @@ class Proxy:
                 "model_not_allowed",
                 param="model",
             )
+        self._reserve(exchange, key, body)
         failed: set[str] = set()
         failure: UpstreamError | None = None
         while exchange.attempts < MAX_ATTEMPTS:
@@ -233,6 +239,25 @@ class Proxy:
             if not may_retry(failure):
                 break
         raise await self._no_answer(model, failure)
+
+    def _reserve(self, exchange: Exchange, key: KeyRecord, body: Body) -> None:
+        now = time.monotonic()
+        limits = self._limiter.of(key, now)
+        if limits is None:
+            return
+        exchange.prompt_estimate = body.prompt_bytes // BYTES_PER_TOKEN
+        found = limits.reserve(exchange.prompt_estimate + body.max_tokens, now)
+        if isinstance(found, Refusal):
+            self._metrics.limited.add(found.limit)
+            unit = "at once" if found.limit == "concurrent" else "a minute"
+            what = "tokens" if found.limit == "tokens" else "requests"
+            raise GatewayError(
+                429,
+                f"The API key {key.name!r} may use {found.allowed} {what} {unit}; try again later",
+                "rate_limit_exceeded",
+                retry_after_s=max(1, math.ceil(found.retry_after_s)),
+            )
+        exchange.limits, exchange.reservation = limits, found
 
     def _names_for(self, key: KeyRecord) -> list[str]:
         table = self._endpoints.table
