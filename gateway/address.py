@@ -50,16 +50,30 @@ class GatewayAddress:
         return start_ticks(self.pid) == self.start_ticks
 
 
-def state_file(layout: Layout) -> Path:
-    """Where the state is kept."""
-    return layout.gateway / "gateway.json"
+def state_file(layout: Layout, host: str | None = None) -> Path:
+    """Where the state of a host's gateway is kept, by default this host's: login nodes share the
+    registry, and each may run one."""
+    return layout.gateway / f"gateway.{host or socket.gethostname()}.json"
+
+
+def read_all(layout: Layout) -> list[GatewayAddress]:
+    """Every gateway that a registry knows of, alive or not: this host's first, then those that
+    started last. Damaged and foreign files are left out."""
+    found = [_read(file) for file in layout.gateway.glob("gateway.*.json")]
+    known = [one for one in found if one is not None]
+    return sorted(known, key=lambda one: (not one.here, -one.started_unix))
 
 
 def read(layout: Layout) -> GatewayAddress | None:
-    """The gateway that a registry knows of, alive or not; None without one (or with a damaged or
-    foreign file)."""
+    """The gateway to use from here, alive or not: this host's unless it is dead and another host
+    has one; None without any."""
+    known = read_all(layout)
+    return next((one for one in known if one.alive is not False), known[0] if known else None)
+
+
+def _read(file: Path) -> GatewayAddress | None:
     try:
-        data, stat = read_bounded(state_file(layout), _MAX_BYTES)
+        data, stat = read_bounded(file, _MAX_BYTES)
         if stat.st_uid != os.getuid():
             return None
         return msgspec.json.decode(data, type=GatewayAddress)
@@ -74,11 +88,12 @@ def write(layout: Layout, address: GatewayAddress) -> None:
         OSError: the registry cannot be written.
     """
     layout.create()
-    write_whole(state_file(layout), msgspec.json.encode(address) + b"\n")
+    write_whole(state_file(layout, address.host), msgspec.json.encode(address) + b"\n")
 
 
 def remove(layout: Layout, address: GatewayAddress) -> None:
     """Take the state away, unless another gateway has written its own since."""
-    if read(layout) == address:
+    file = state_file(layout, address.host)
+    if _read(file) == address:
         with contextlib.suppress(OSError):
-            state_file(layout).unlink()
+            file.unlink()

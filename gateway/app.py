@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from modeltainer.gateway.accounting import Accounting
 from modeltainer.gateway.auth import NOBODY, Authenticator
+from modeltainer.gateway.breaker import BreakerState
 from modeltainer.gateway.catalog import Catalog, LoadConfig
-from modeltainer.gateway.endpoint_set import EndpointSet
+from modeltainer.gateway.endpoint_set import EndpointSet, LiveEndpoint
 from modeltainer.gateway.errors import GatewayError, Message, Receive, Scope, Send, send_error
 from modeltainer.gateway.headers import request_id
 from modeltainer.gateway.log import JsonLog
+from modeltainer.gateway.metrics import Metrics
 from modeltainer.gateway.paths import OPEN, PROXIED
 from modeltainer.gateway.proxy import Proxy
 from modeltainer.gateway.registry_follower import RegistryFollower, Snapshot
 from modeltainer.gateway.settings import GatewaySettings
-from modeltainer.gateway.standing import Standing
+from modeltainer.gateway.standing import Standing, progress
 from modeltainer.registry.keys import KeyRing
 from modeltainer.registry.layout import Layout
 from modeltainer.view import Row
+
+Series = Callable[[], Iterable[tuple[Sequence[str], float]]]
 
 
 class Gateway:
@@ -50,7 +55,18 @@ class Gateway:
             ring := KeyRing(layout), required=settings.auth == "keys", owner_token=owner_token
         )
         ring.refresh()
-        self.proxy = Proxy(settings, self.endpoints, self.authenticator, self.standing, log)
+        self.metrics = Metrics()
+        self.accounting = Accounting(layout, self.metrics, log, write=settings.usage)
+        self.proxy = Proxy(
+            settings,
+            endpoints=self.endpoints,
+            authenticator=self.authenticator,
+            standing=self.standing,
+            accounting=self.accounting,
+            metrics=self.metrics,
+            log=log,
+        )
+        self._add_gauges()
         self._ring = ring
         self._follower: RegistryFollower | None = None
         self._control = control_app(self)
@@ -81,6 +97,7 @@ class Gateway:
                 message = f"{path} takes POST, not {scope['method']}"
                 raise GatewayError(405, message, "method_not_allowed", allow="POST")
         except GatewayError as error:
+            error.browser = path == "/admin"
             await send_error(tagged, error, rid)
             return
         scope.setdefault("state", {}).update(key=key, request_id=rid)
@@ -107,11 +124,13 @@ class Gateway:
             warn=lambda message: self.log.warning("registry", message=message),
         )
         self._follower.start()
+        self.accounting.start()
 
     async def stop(self) -> None:
         """Stop following; called once, by the lifespan."""
         if self._follower is not None:
             self._follower.stop()
+        await self.accounting.stop()
         self.endpoints.close()
 
     async def reload(self) -> bool:
@@ -140,12 +159,60 @@ class Gateway:
         """The registry has been read and the gateway is not going away."""
         return self.endpoints.snapshot is not None and not self.proxy.draining
 
+    def model_state(self, model: str) -> str:
+        """How far a model that has no endpoint has come, in one word."""
+        snapshot = self.endpoints.snapshot or Snapshot()
+        seen = [one.endpoint for one in snapshot.endpoints if one.alive]
+        return progress(model, self.standing.known, seen)
+
+    def _registry_age_s(self) -> float:
+        return time.monotonic() - self.endpoints.read_at if self.endpoints.read_at else 0.0
+
+    def _add_gauges(self) -> None:
+        gauge, live = self.metrics.gauge, self.endpoints
+
+        def per_endpoint(value: Callable[[LiveEndpoint], float]) -> Series:
+            return lambda: [((one.target.model, one.target.key), value(one)) for one in live.all]
+
+        def breaker(one: LiveEndpoint) -> float:
+            return list(BreakerState).index(one.breaker.state(time.monotonic()))
+
+        both = ("model", "endpoint")
+        gauge("in_flight", "Requests under way.", (), lambda: [((), self.proxy.in_flight)])
+        gauge(
+            "endpoint_in_flight",
+            "Requests under way.",
+            both,
+            per_endpoint(lambda one: one.outstanding),
+        )
+        gauge(
+            "endpoint_routed",
+            "1: it gets requests.",
+            both,
+            per_endpoint(lambda one: float(one.verified)),
+        )
+        gauge(
+            "endpoint_connections",
+            "Connections taken and kept.",
+            both,
+            per_endpoint(lambda one: one.pool.taken + one.pool.idle),
+        )
+        gauge("breaker_state", "0: closed, 1: open, 2: half-open.", both, per_endpoint(breaker))
+        gauge(
+            "registry_age_seconds",
+            "Since the registry was read.",
+            (),
+            lambda: [((), self._registry_age_s())],
+        )
+        gauge("config_ok", "0: models.yaml is bad.", (), lambda: [((), not self.catalog.problem)])
+
     def status(self) -> dict[str, Any]:
         """The state of everything, as plain JSON, for ``/admin/status`` and mt-submit."""
         snapshot = self.endpoints.snapshot or Snapshot()
         live = {one.target.key: one for one in self.endpoints.all}
         endpoints = []
         in_flight: dict[str, int] = {}
+        now = time.monotonic()
         for seen in snapshot.endpoints:
             endpoint = seen.endpoint
             here = live.get(endpoint.key)
@@ -168,6 +235,7 @@ class Gateway:
                         "taken": here.pool.taken if here is not None else 0,
                         "idle": here.pool.idle if here is not None else 0,
                     },
+                    "breaker": here.breaker.state(now).value if here is not None else "",
                     "ends_unix": endpoint.ends_unix,
                 }
             )
@@ -183,6 +251,8 @@ class Gateway:
             "registry_problems": snapshot.problems,
             "config_problem": self.catalog.problem,
             "scheduler_problem": self.standing.problem,
+            "usage_problem": self.accounting.problem,
+            "registry_age_s": self._registry_age_s(),
         }
 
 

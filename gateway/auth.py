@@ -1,8 +1,12 @@
-"""Who is asking: ``Authorization: Bearer`` or ``x-api-key``, checked against the key files."""
+"""Who is asking: ``Authorization: Bearer`` or ``x-api-key``, checked against the key files.
+
+Browsers (``/admin``) send it as the password of ``Authorization: Basic``.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import binascii
 import hmac
 from collections.abc import Iterable
 
@@ -88,6 +92,15 @@ def presented_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
             scheme, _, token = value.strip().partition(b" ")
             if scheme.lower() == b"bearer" and token.strip():
                 return token.strip()
+            if scheme.lower() == b"basic":
+                return _password(token)
         elif name == b"x-api-key" and value.strip():
             other = value.strip()
     return other
+
+
+def _password(credentials: bytes) -> bytes | None:
+    try:
+        return binascii.a2b_base64(credentials).partition(b":")[2] or None
+    except binascii.Error:
+        return None

@@ -1,12 +1,14 @@
-"""The request's JSON body: read for its ``model`` and ``stream``, changed in ``model`` only.
+"""The request's JSON body: read for what routing needs, changed in ``model`` only, and in
+``stream_options`` where tokens are counted.
 
 Re-serialising would change numbers, key order and escapes, and cost time on long prompts; so a
-small scanner finds where the value of the top-level ``model`` stands, and only that is replaced.
+small scanner finds where the values of top-level members stand, and only those are replaced.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +29,31 @@ _STRETCH = re.compile(rb'[^"\\]*(?:\\.[^"\\]*){0,1000}', re.DOTALL)
 _WHITE = b" \t\n\r"
 
 
-class _Head(msgspec.Struct):
+Span = tuple[int, int]
+"""Offsets of a value: of its first byte, and behind its last."""
+
+
+class Head(msgspec.Struct):
+    """The members that the gateway looks at; their types are the client's affair."""
+
     model: Any = None
     stream: Any = None
+    stream_options: Any = None
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    max_output_tokens: Any = None
+    user: Any = None
 
 
-_decoder = msgspec.json.Decoder(_Head)
+_decoder = msgspec.json.Decoder(Head)
+_MEMBERS = {
+    b'"model"': "model",
+    b'"stream_options"': "stream_options",
+    b'"messages"': "prompt",
+    b'"prompt"': "prompt",
+    b'"input"': "prompt",
+}
+_INCLUDE_USAGE = b'"stream_options":{"include_usage":true},'
 
 
 @dataclass(frozen=True)
@@ -42,17 +63,65 @@ class Body:
     data: bytes
     model: str
     stream: bool
-    start: int
-    """Offset of the model's value, its opening quote included."""
-    end: int
-    """Offset behind the value's closing quote."""
+    model_span: Span
+    """Where the model's value stands, its quotes included."""
+    encode: Callable[[str], bytes] = msgspec.json.encode
+    """How a model's name is written there."""
+    head: Head = Head()  # noqa: RUF009 (never changed)
+    prompt_span: Span | None = None
+    """Where the messages, the prompt or the input stand."""
+    options_span: Span | None = None
+    """Where ``stream_options`` stands."""
+    first_member: int = 0
+    """Offset behind the object's opening brace."""
 
-    def pieces(self, served_name: str) -> tuple[bytes | memoryview, ...]:
-        """The body with another model name, as parts to be written one after the other."""
-        if served_name == self.model:
+    @property
+    def asks_usage(self) -> bool:
+        """The client wants the token counts of its stream."""
+        options = self.head.stream_options
+        return isinstance(options, dict) and options.get("include_usage") is True
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens the answer may have, 0 when the client does not say."""
+        head = self.head
+        for one in (head.max_completion_tokens, head.max_tokens, head.max_output_tokens):
+            if isinstance(one, int) and one > 0:
+                return one
+        return 0
+
+    @property
+    def prompt_bytes(self) -> int:
+        """Length of the prompt as it stands in the body."""
+        return len(self.data) if self.prompt_span is None else _length(self.prompt_span)
+
+    def pieces(
+        self, served_name: str, *, include_usage: bool = False
+    ) -> tuple[bytes | memoryview, ...]:
+        """The body with another model name, as parts to be written one after the other.
+        ``include_usage`` has the engine end its stream with the token counts."""
+        edits: list[tuple[int, int, bytes]] = []
+        if served_name != self.model:
+            edits.append((*self.model_span, self.encode(served_name)))
+        if include_usage:
+            edits.append(self._ask_usage())
+        if not edits:
             return (self.data,)
-        view = memoryview(self.data)
-        return view[: self.start], msgspec.json.encode(served_name), view[self.end :]
+        view, parts, position = memoryview(self.data), list[bytes | memoryview](), 0
+        for start, end, new in sorted(edits):
+            parts += [view[position:start], new]
+            position = end
+        return (*parts, view[position:])
+
+    def _ask_usage(self) -> tuple[int, int, bytes]:
+        options = self.head.stream_options
+        if self.options_span is None:
+            return self.first_member, self.first_member, _INCLUDE_USAGE
+        if isinstance(options, dict):
+            return (*self.options_span, msgspec.json.encode({**options, "include_usage": True}))
+        if options is None:
+            return (*self.options_span, b'{"include_usage":true}')
+        return (*self.options_span, self.data[slice(*self.options_span)])
 
 
 def parse(data: bytes) -> Body:
@@ -74,24 +143,34 @@ def parse(data: bytes) -> Body:
         raise _bad("the request body must be a JSON object", "invalid_json") from None
     except msgspec.DecodeError as error:
         raise _bad(f"the request body is not valid JSON: {error}", "invalid_json") from None
-    span = model_span(data)
+    spans = member_spans(data)
+    span = spans.get("model")
     if span is None:
         raise _bad("you must provide a model parameter", "missing_model", "model")
     if not isinstance(head.model, str) or not head.model:
         raise _bad("model must be a non-empty string", "invalid_model", "model")
-    return Body(data, head.model, head.stream is True, *span)
+    return Body(
+        data,
+        head.model,
+        head.stream is True,
+        span,
+        head=head,
+        prompt_span=spans.get("prompt"),
+        options_span=spans.get("stream_options"),
+        first_member=data.index(b"{") + 1,
+    )
 
 
-def model_span(data: bytes) -> tuple[int, int] | None:
-    """Where the value of the top-level ``model`` stands in a valid JSON object; None without one.
+def member_spans(data: bytes) -> dict[str, Span]:
+    """Where the values of the members we look at stand in a valid JSON object.
 
     Raises:
         GatewayError: 400: nested too deep, or ``model`` given twice (parsers differ in which of
             the two they take, so the one checked here need not be the one that is served).
     """
-    found: tuple[int, int] | None = None
+    found: dict[str, Span] = {}
     position = data.index(b"{") + 1
-    is_model = False  # the member being read is "model"
+    member: str | None = None
     expect_key = True
     value_start = 0
     while True:
@@ -104,29 +183,29 @@ def model_span(data: bytes) -> tuple[int, int] | None:
             if position == start + 1:
                 position = _string_end(data, position)
             if expect_key:
-                is_model = _is_model(data[start:position])
+                member = _member(data[start:position])
                 expect_key = False
         elif first == 0x3A:  # ':'
             value_start = position
         elif first in b"{[":
             position = _skip(data, position)
         else:  # ',' or '}': the member is complete
-            if is_model:
-                if found is not None:
+            if member is not None:
+                if member == "model" and member in found:
                     raise _bad("model is given twice", "invalid_model", "model")
-                found = _trim(data, value_start, start)
+                found[member] = _trim(data, value_start, start)
             if first == 0x7D:
                 return found
-            is_model, expect_key = False, True
+            member, expect_key = None, True
 
 
-def _is_model(token: bytes) -> bool:
-    if b"\\" not in token:
-        return token == b'"model"'
-    try:
-        return bool(msgspec.json.decode(token) == "model")
-    except msgspec.DecodeError:
-        return False
+def _member(token: bytes) -> str | None:
+    if b"\\" in token:
+        try:
+            token = msgspec.json.encode(msgspec.json.decode(token))
+        except msgspec.DecodeError:
+            return None
+    return _MEMBERS.get(token)
 
 
 def _skip(data: bytes, position: int) -> int:
@@ -168,6 +247,10 @@ def _trim(data: bytes, start: int, end: int) -> tuple[int, int]:
     while data[end - 1] in _WHITE:
         end -= 1
     return start, end
+
+
+def _length(span: Span) -> int:
+    return span[1] - span[0]
 
 
 def _bad(message: str, code: str, param: str | None = None) -> GatewayError:

@@ -11,7 +11,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from modeltainer.gateway.errors import Scope, document
+from modeltainer.gateway.errors import Scope
+from modeltainer.gateway.families import Family, error_document
 
 EXTENSION = "modeltainer.connection"
 
@@ -42,7 +43,7 @@ class ClientProtocol(HttpToolsProtocol):
             scope["extensions"] = {EXTENSION: ClientConnection(cycle, self.transport)}
 
     def send_400_response(self, msg: str) -> None:
-        body = document(msg.rstrip("."), "invalid_request_error", "invalid_http")
+        body = error_document(Family.OPENAI, 400, msg.rstrip("."), "invalid_http")
         self.transport.write(
             b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
             b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (len(body), body)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from modeltainer.__about__ import __version__
+from modeltainer.gateway.admin_page import admin_page
 from modeltainer.gateway.auth import NOBODY
 from modeltainer.gateway.errors import GatewayError
 from modeltainer.gateway.routing import unknown_model
@@ -31,7 +32,8 @@ class ModelCard(BaseModel):
     created: int
     owned_by: str = "modeltainer"
     state: str
-    """``ready`` when an endpoint serves it now, else ``not-ready``."""
+    """``ready`` when an endpoint serves it now, ``queued``, ``starting``, ``pulling``, ``loading``
+    or ``draining`` when that is how far its launch has come, else ``not-ready``."""
     replicas: int
     """Endpoints that serve it now."""
     alias_of: str | None = None
@@ -81,7 +83,7 @@ def control_app(gateway: Gateway) -> FastAPI:
         return ModelCard(
             id=name,
             created=int(gateway.started_unix),
-            state="ready" if replicas else "not-ready",
+            state="ready" if replicas else gateway.model_state(model),
             replicas=replicas,
             alias_of=model if model != name else None,
         )
@@ -106,6 +108,7 @@ def control_app(gateway: Gateway) -> FastAPI:
     @app.get("/v1/models")
     async def models(key: Annotated[KeyRecord, Depends(caller)]) -> ModelList:
         """Every model and alias that the key may use, up or not."""
+        gateway.standing.refresh()
         return ModelList(data=[card(name) for name in allowed(key)])
 
     @app.get("/v1/models/{name:path}")
@@ -116,14 +119,30 @@ def control_app(gateway: Gateway) -> FastAPI:
             raise GatewayError(404, unknown_model(name, names), "model_not_found", param="model")
         return card(name)
 
-    @app.get("/admin/status")
-    async def status(key: Annotated[KeyRecord, Depends(caller)]) -> dict[str, Any]:
-        """Endpoints, requests in flight, problems. For keys without a list of models."""
+    def unrestricted(key: Annotated[KeyRecord, Depends(caller)]) -> None:
         if key.models:
             raise GatewayError(
                 403, f"The API key {key.name!r} may not see the status", "not_allowed"
             )
+
+    @app.get("/admin/status", dependencies=[Depends(unrestricted)])
+    async def status() -> dict[str, Any]:
+        """Endpoints, requests in flight, problems. For keys without a list of models."""
         return gateway.status()
+
+    @app.get("/admin", dependencies=[Depends(unrestricted)], response_class=HTMLResponse)
+    async def admin() -> str:
+        """The status as a page. A browser asks for a name and a password: the key is the
+        password."""
+        gateway.standing.refresh()
+        cards = [card(name) for name in gateway.endpoints.table.names]
+        return admin_page(gateway.status(), cards, gateway.standing.known)
+
+    @app.get("/metrics", dependencies=[Depends(unrestricted)], response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """For Prometheus, which sends a key as ``authorization: credentials``."""
+        kind = "text/plain; version=0.0.4; charset=utf-8"
+        return Response(gateway.metrics.render(), media_type=kind)
 
     return app
 
@@ -162,7 +181,7 @@ def _response(request: Request, error: GatewayError) -> Response:
     rid = getattr(request.state, "request_id", "")
     headers = {
         name.decode("latin-1"): value.decode("latin-1")
-        for name, value in error.headers(rid)
+        for name, value in error.headers(rid, 0)
         if name not in (b"content-type", b"content-length")
     }
     return JSONResponse(

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 
+from modeltainer.gateway.breaker import Breaker
 from modeltainer.gateway.identity import IdentityError, verify
 from modeltainer.gateway.log import JsonLog
 from modeltainer.gateway.pool import Pool
@@ -31,6 +32,7 @@ class LiveEndpoint:
             connect_timeout=settings.connect_timeout,
             pool_timeout=settings.pool_timeout,
         )
+        self.breaker = Breaker()
         self.outstanding = 0
         self.requests = 0
         self.verified = False
@@ -58,6 +60,8 @@ class EndpointSet:
         self._models: Mapping[str, tuple[str, ...]] = {}
         self._probing = asyncio.Semaphore(PROBES_AT_ONCE)
         self.snapshot: Snapshot | None = None
+        self.read_at = 0.0
+        """When the registry was last read (the loop's clock)."""
         self.table = Table()
 
     def set_models(self, models: Mapping[str, tuple[str, ...]]) -> None:
@@ -67,6 +71,7 @@ class EndpointSet:
 
     def update(self, snapshot: Snapshot) -> None:
         """Take over what the registry says now."""
+        self.read_at = asyncio.get_running_loop().time()
         if self.snapshot is None or snapshot.problems != self.snapshot.problems:
             for name, problem in snapshot.problems.items():
                 self._log.warning("registry_problem", file=name, message=problem)
@@ -91,7 +96,7 @@ class EndpointSet:
 
     def pick(self, model: str, failed: set[str]) -> LiveEndpoint | None:
         """The endpoint for one more attempt; None when there is none left."""
-        candidates = self.table.candidates(model)
+        candidates = self._open(model)
         target = choose(
             candidates,
             outstanding={one.key: self._live[one.key].outstanding for one in candidates},
@@ -103,6 +108,24 @@ class EndpointSet:
         self._turn += 1
         self._turns[target.key] = self._turn
         return self._live[target.key]
+
+    def has_other(self, model: str, failed: set[str]) -> bool:
+        """Whether :meth:`pick` would find one."""
+        return any(one.key not in failed for one in self._open(model))
+
+    def opens_in(self, model: str) -> float | None:
+        """Seconds until the first of a model's endpoints is let have a request again; None when
+        that is not what keeps it from one."""
+        now = asyncio.get_running_loop().time()
+        candidates = self.table.candidates(model)
+        if not candidates or self._open(model):
+            return None
+        return min(self._live[one.key].breaker.opens_in(now) for one in candidates)
+
+    def _open(self, model: str) -> list[Target]:
+        now = asyncio.get_running_loop().time()
+        candidates = self.table.candidates(model)
+        return [one for one in candidates if self._live[one.key].breaker.admits(now)]
 
     def suspect(self, live: LiveEndpoint, reason: str) -> None:
         """The server there could not be reached, or refused the key: it has to prove itself

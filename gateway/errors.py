@@ -1,7 +1,7 @@
-"""Errors as OpenAI's API words them: ``{"error": {message, type, param, code}}``.
+"""Answers that the gateway itself gives, as errors that can be raised.
 
 Shape: https://platform.openai.com/docs/guides/error-codes and the official clients, which read
-``error.message`` and ``error.code``.
+``error.message`` and ``error.code``; :mod:`.families` has the words of each API.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-import msgspec
+from modeltainer.gateway.families import Family, error_document, error_type
 
 Headers = list[tuple[bytes, bytes]]
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 class GatewayError(Exception):
@@ -33,27 +31,33 @@ class GatewayError(Exception):
         retry_after_s: int | None = None,
         allow: str | None = None,
         close: bool = False,
+        document: bytes | None = None,
     ) -> None:
-        """``close``: the connection cannot be used on (the request was not read to its end)."""
+        """``close``: the connection cannot be used on (the request was not read to its end).
+        ``document``: an engine's own JSON, passed on in place of ours."""
         super().__init__(message)
         self.status, self.message, self.code, self.param = status, message, code, param
         self.retry_after_s, self.allow, self.close = retry_after_s, allow, close
+        self._document = document
+        self.browser = False
+        """Who asks is a person at a browser, which is to ask for a password."""
 
     @property
     def type(self) -> str:
         """OpenAI's class of the error."""
         return error_type(self.status)
 
-    @property
-    def body(self) -> bytes:
+    def body(self, family: Family = Family.OPENAI) -> bytes:
         """The JSON document."""
-        return document(self.message, self.type, self.code, self.param)
+        if self._document is not None:
+            return self._document
+        return error_document(family, self.status, self.message, self.code, self.param)
 
-    def headers(self, request_id: str) -> Headers:
-        """Header fields of the answer."""
+    def headers(self, request_id: str, length: int) -> Headers:
+        """Header fields of an answer whose body has ``length`` bytes."""
         fields = [
             (b"content-type", b"application/json"),
-            (b"content-length", str(len(self.body)).encode()),
+            (b"content-length", str(length).encode()),
             (b"x-request-id", request_id.encode()),
         ]
         if self.retry_after_s is not None:
@@ -61,37 +65,23 @@ class GatewayError(Exception):
         if self.allow is not None:
             fields.append((b"allow", self.allow.encode()))
         if self.status == 401:
-            fields.append((b"www-authenticate", b"Bearer"))
+            scheme = b'Basic realm="the password is an API key"' if self.browser else b"Bearer"
+            fields.append((b"www-authenticate", scheme))
         if self.close:
             fields.append((b"connection", b"close"))
         return fields
 
 
-def error_type(status: int) -> str:
-    """The ``type`` that goes with a status."""
-    return _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-
-
-def document(message: str, kind: str, code: str, param: str | None = None) -> bytes:
-    """One error as JSON."""
-    return msgspec.json.encode(
-        {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    )
-
-
-def sse_frame(message: str, code: str) -> bytes:
-    """An error as one event of a running chat or completions stream, without ``[DONE]``."""
-    return b"data: " + document(message, "server_error", code) + b"\n\n"
-
-
-async def send_error(send: Send, error: GatewayError, request_id: str) -> int:
+async def send_error(
+    send: Send, error: GatewayError, request_id: str, family: Family = Family.OPENAI
+) -> int:
     """Answer with an error; returns the bytes of its body."""
-    body = error.body
+    body = error.body(family)
     await send(
         {
             "type": "http.response.start",
             "status": error.status,
-            "headers": error.headers(request_id),
+            "headers": error.headers(request_id, len(body)),
         }
     )
     await send({"type": "http.response.body", "body": body})

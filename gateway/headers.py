@@ -5,6 +5,7 @@ Hop-by-hop fields: RFC 9110, section 7.6.1.
 
 from __future__ import annotations
 
+import random
 import re
 import secrets
 from collections.abc import Iterable
@@ -33,12 +34,17 @@ _OURS_UPSTREAM = frozenset(
         b"cookie",
         b"expect",
         b"host",
+        b"traceparent",
         b"x-api-key",
         b"x-request-id",
     }
 )
+_NOT_UPSTREAM = HOP_BY_HOP | _OURS_UPSTREAM
 _OURS_DOWNSTREAM = frozenset({b"date", b"server", b"x-request-id"})
+_NOT_DOWNSTREAM = HOP_BY_HOP | _OURS_DOWNSTREAM
 _STREAM = {b"cache-control": b"no-cache", b"x-accel-buffering": b"no"}
+# Version 00; all zeros in the trace or the span are not valid.
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -62,14 +68,33 @@ def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
     }
 
 
-def request_head(path: str, headers: Headers, target: Target, length: int, rid: str) -> bytes:
+def traceparent(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The client's trace where its header is whole, else a new one.
+
+    Form: https://www.w3.org/TR/trace-context/#traceparent-header
+    """
+    for name, value in headers:
+        if name == b"traceparent":
+            given = value.decode("latin-1").strip()
+            if _TRACEPARENT.fullmatch(given):
+                return given
+    # Names for a log, not secrets.
+    trace, span = random.getrandbits(128) or 1, random.getrandbits(64) or 1
+    return f"00-{trace:032x}-{span:016x}-01"
+
+
+def request_head(
+    path: str, headers: Headers, target: Target, length: int, *, rid: str, trace: str
+) -> bytes:
     """The head of the request to an engine: the client's fields less the hop-by-hop ones and its
     key; ours in their place."""
-    dropped = HOP_BY_HOP | _OURS_UPSTREAM | _named_by_connection(headers)
+    dropped = _NOT_UPSTREAM | _named_by_connection(headers)
     lines = [
         f"POST {path} HTTP/1.1\r\nhost: {target.address}\r\n"
         f"authorization: Bearer {target.api_key}\r\naccept-encoding: identity\r\n"
-        f"x-request-id: {rid}\r\ncontent-length: {length}\r\n".encode("latin-1")
+        f"x-request-id: {rid}\r\ntraceparent: {trace}\r\ncontent-length: {length}\r\n".encode(
+            "latin-1"
+        )
     ]
     lines += [b"%s: %s\r\n" % field for field in headers if field[0] not in dropped]
     lines.append(b"\r\n")
@@ -84,14 +109,24 @@ def is_event_stream(headers: Headers) -> bool:
     )
 
 
-def response_headers(headers: Headers, rid: str, attempts: int) -> Headers:
+def stream_start(rid: str) -> Headers:
+    """The header fields of a stream that begins before the engine has answered."""
+    return [
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        *_STREAM.items(),
+        (b"x-request-id", rid.encode()),
+    ]
+
+
+def response_headers(headers: Headers, rid: str, attempts: int, model: str) -> Headers:
     """An engine's header fields for the client. Streams are marked so that no proxy on the way
     (nginx, Open OnDemand) holds them back."""
-    dropped = HOP_BY_HOP | _OURS_DOWNSTREAM | _named_by_connection(headers)
+    dropped = _NOT_DOWNSTREAM | _named_by_connection(headers)
     kept = [field for field in headers if field[0] not in dropped]
     if is_event_stream(headers):
         kept = [field for field in kept if field[0] not in _STREAM]
         kept += _STREAM.items()
     kept.append((b"x-request-id", rid.encode()))
     kept.append((b"x-modeltainer-attempts", str(attempts).encode()))
+    kept.append((b"x-modeltainer-model", model.encode()))
     return kept

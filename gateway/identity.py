@@ -2,6 +2,11 @@
 
 Ports are reused: by the next job on the node, or by a stranger. Only this launch's engine takes the
 launch's key and lists the launch's nonce among its model names, and only then is it given requests.
+
+The key itself is not shown to whatever listens: the first question is asked without it. An engine
+that lists its models to everybody (llama-server) has to name the nonce there; one that refuses
+(vLLM) answers 401, and only then is the key sent. A stranger who imitates that refusal learns a key
+whose engine no longer has this port, and which opens nothing else.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from modeltainer.gateway.routing import Target
 from modeltainer.gateway.upstream import UpstreamError, connect
 
 MAX_LIST_BYTES = 1024 * 1024
+_STRANGER = "another server answers there (the launch's nonce is not served)"
 
 
 class IdentityError(Exception):
@@ -21,15 +27,33 @@ class IdentityError(Exception):
 
 
 async def verify(target: Target, *, connect_timeout: float, timeout: float = 5.0) -> None:
-    """Ask ``GET /v1/models`` with the launch's key, on a connection of its own.
+    """Ask ``GET /v1/models``, without the launch's key and then with it.
 
     Raises:
         IdentityError: no answer, the key is refused, or the nonce or the served name is missing.
     """
+    status, names = await _list(target, "", connect_timeout, timeout)
+    if status == 200 and target.nonce not in names:
+        raise IdentityError(_STRANGER)
+    if status not in (200, 401, 403):
+        raise IdentityError(f"GET /v1/models answered {status}")
+    key = f"Authorization: Bearer {target.api_key}\r\n"
+    status, names = await _list(target, key, connect_timeout, timeout)
+    if status != 200:
+        raise IdentityError(f"GET /v1/models answered {status}")
+    if target.nonce not in names:
+        raise IdentityError(_STRANGER)
+    if target.served_name not in names:
+        raise IdentityError(f"it does not serve {target.served_name!r}")
+
+
+async def _list(
+    target: Target, key: str, connect_timeout: float, timeout: float
+) -> tuple[int, frozenset[str]]:
+    """Status and model names of one ``GET /v1/models``, on a connection of its own."""
     request = (
-        f"GET /v1/models HTTP/1.1\r\nHost: {target.address}\r\n"
-        f"Authorization: Bearer {target.api_key}\r\nAccept: application/json\r\n"
-        "Accept-Encoding: identity\r\nConnection: close\r\n\r\n"
+        f"GET /v1/models HTTP/1.1\r\nHost: {target.address}\r\n{key}"
+        "Accept: application/json\r\nAccept-Encoding: identity\r\nConnection: close\r\n\r\n"
     ).encode("latin-1")
     try:
         connection = await connect(target.host, target.port, connect_timeout)
@@ -45,13 +69,7 @@ async def verify(target: Target, *, connect_timeout: float, timeout: float = 5.0
             connection.close()
     except UpstreamError as error:
         raise IdentityError(str(error)) from error
-    if head.status != 200:
-        raise IdentityError(f"GET /v1/models answered {head.status}")
-    names = served_names(bytes(answer))
-    if target.nonce not in names:
-        raise IdentityError("another server answers there (the launch's nonce is not served)")
-    if target.served_name not in names:
-        raise IdentityError(f"it does not serve {target.served_name!r}")
+    return head.status, served_names(bytes(answer))
 
 
 def served_names(answer: bytes) -> frozenset[str]:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
+
+from modeltainer.gateway.families import Family
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,9 @@ class Route:
     path: str
     label: str
     """Short and bounded, for logs and metrics."""
+    family: Family = Family.OPENAI
+    form: Literal["json", "multipart"] = "json"
+    """How the request names its model."""
 
 
 PROXIED: Mapping[str, Route] = {
@@ -25,6 +31,18 @@ PROXIED: Mapping[str, Route] = {
         Route("/v1/chat/completions", "chat"),
         Route("/v1/completions", "completions"),
         Route("/v1/embeddings", "embeddings"),
+        Route("/v1/responses", "responses", Family.RESPONSES),
+        Route("/v1/messages", "messages", Family.ANTHROPIC),
+        Route("/v1/messages/count_tokens", "count_tokens", Family.ANTHROPIC),
+        Route("/v1/rerank", "rerank"),
+        Route("/v2/rerank", "rerank"),
+        Route("/rerank", "rerank"),
+        Route("/v1/score", "score"),
+        Route("/score", "score"),
+        Route("/tokenize", "tokenize"),
+        Route("/detokenize", "detokenize"),
+        Route("/v1/audio/transcriptions", "transcriptions", form="multipart"),
+        Route("/v1/audio/translations", "translations", form="multipart"),
     )
 }
 

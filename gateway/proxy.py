@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
-from dataclasses import dataclass, field
-from typing import Any
 
+from modeltainer.gateway.accounting import Accounting
+from modeltainer.gateway.attempt import RETRIABLE, Patience, begin, may_retry
 from modeltainer.gateway.auth import Authenticator
 from modeltainer.gateway.body import Body, parse
-from modeltainer.gateway.client_connection import ClientConnection, client_connection
+from modeltainer.gateway.breaker import Trial
+from modeltainer.gateway.client_connection import client_connection
 from modeltainer.gateway.endpoint_set import EndpointSet, LiveEndpoint
 from modeltainer.gateway.errors import GatewayError, Headers, Receive, Scope, Send, send_error
-from modeltainer.gateway.headers import request_head, request_id, response_headers
+from modeltainer.gateway.exchange import Exchange, Interruption
+from modeltainer.gateway.headers import (
+    is_event_stream,
+    request_head,
+    request_id,
+    response_headers,
+    traceparent,
+)
+from modeltainer.gateway.limits import BYTES_PER_TOKEN, Limiter, Refusal
 from modeltainer.gateway.log import JsonLog
+from modeltainer.gateway.metrics import Metrics
+from modeltainer.gateway.multipart import parse_form
 from modeltainer.gateway.paths import Route
 from modeltainer.gateway.pool import PoolTimeoutError
-from modeltainer.gateway.relay import Progress, break_off, relay
+from modeltainer.gateway.relay import break_off, relay
 from modeltainer.gateway.routing import unknown_model
 from modeltainer.gateway.settings import GatewaySettings
 from modeltainer.gateway.standing import Standing, explain
+from modeltainer.gateway.token_meter import JsonMeter, StreamMeter
 from modeltainer.gateway.upstream import (
     ConnectError,
     ConnectionDiedError,
-    ResponseHead,
-    UpstreamConnection,
+    EngineError,
     UpstreamError,
     UpstreamProtocolError,
     UpstreamTimeoutError,
@@ -35,6 +47,12 @@ from modeltainer.registry.keys import KeyRecord
 MAX_ATTEMPTS = 3
 """Endpoints tried for one request: one that brings engines down must not bring all of them down."""
 
+MAX_USER = 128
+"""Characters of ``user`` that are kept."""
+
+COUNTED_STREAMS = frozenset({"chat", "completions"})
+"""Routes whose streams name their tokens only if asked to; the others' always do."""
+
 DISCARD_S = 5.0
 """How long a body that is too large is read on before it is refused."""
 
@@ -43,66 +61,24 @@ class ClientGoneError(Exception):
     """The client left before its request was complete."""
 
 
-@dataclass(eq=False)
-class Exchange:
-    """What is known of one request while it runs; at its end it becomes a log line."""
-
-    request_id: str
-    method: str
-    path: str
-    headers: Headers
-    send: Send
-    client: ClientConnection | None
-    started: float = field(default_factory=time.monotonic)
-    progress: Progress = field(default_factory=Progress)
-    key_id: str | None = None
-    model: str | None = None
-    stream: bool = False
-    endpoint: str | None = None
-    attempts: int = 0
-    first_byte_s: float | None = None
-    client_gone: bool = False
-    stopped: bool = False
-    """The gateway is shutting down and waits no longer."""
-    task: asyncio.Task[Any] | None = None
-    over: bool = False
-
-    def hang_up(self) -> None:
-        """Close the client's connection after the answer."""
-        if self.client is not None:
-            self.client.close_after_answer()
-
-    def cut_if_truncated(self) -> None:
-        """Close the client's connection where that is the only way to say that there is more."""
-        if self.progress.truncated and self.client is not None:
-            self.client.cut()
-
-    def leave(self) -> None:
-        """The client is gone: stop at once, wherever the request stands."""
-        if not (self.over or self.stopped) and self.task is not None:
-            self.client_gone = True
-            self.task.cancel()
-
-    def stop(self) -> None:
-        """The gateway ends: tell the client and stop."""
-        if not (self.over or self.client_gone or self.stopped) and self.task is not None:
-            self.stopped = True
-            self.task.cancel()
-
-
 class Proxy:
     """Carries requests to engines. One per gateway."""
 
     def __init__(
         self,
         settings: GatewaySettings,
+        *,
         endpoints: EndpointSet,
         authenticator: Authenticator,
         standing: Standing,
+        accounting: Accounting,
+        metrics: Metrics,
         log: JsonLog,
     ) -> None:
+        self._accounting, self._metrics = accounting, metrics
         self._settings, self._endpoints = settings, endpoints
         self._authenticator, self._standing, self._log = authenticator, standing, log
+        self._limiter = Limiter()
         self._running: set[Exchange] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -121,7 +97,7 @@ class Proxy:
     def stop_all(self) -> None:
         """End all requests that still run, each with an error."""
         for exchange in list(self._running):
-            exchange.stop()
+            exchange.interrupt(Interruption.SHUTDOWN)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, route: Route) -> None:
         """Serve one POST to an allowed path."""
@@ -129,7 +105,8 @@ class Proxy:
         exchange = Exchange(
             request_id(headers),
             scope["method"],
-            route.path,
+            route,
+            scope["query_string"],
             headers,
             send,
             client_connection(scope),
@@ -138,22 +115,28 @@ class Proxy:
         self._running.add(exchange)
         self._idle.clear()
         watch: asyncio.Task[None] | None = None
+        alarm: asyncio.TimerHandle | None = None
+        if self._settings.total_timeout is not None:
+            alarm = asyncio.get_running_loop().call_later(
+                self._settings.total_timeout, exchange.interrupt, Interruption.TIMEOUT
+            )
         try:
             try:
                 key = await self._admit(exchange)
                 data = await read_body(receive, headers, self._settings.max_body_bytes)
                 # The request is read, so the only thing still to come is the client's leaving.
                 watch = asyncio.create_task(_watch(receive, exchange))
-                body = parse(data)
+                exchange.read_at = time.monotonic()
+                body = parse(data) if route.form == "json" else parse_form(data, headers)
                 await self._serve(exchange, key, body)
             except asyncio.CancelledError:
-                if not (exchange.client_gone or exchange.stopped):
+                if exchange.interrupted is None:
                     raise
                 _uncancel(exchange)
                 if not exchange.client_gone:
-                    await self._refuse(exchange, _shutting_down())
+                    await self._refuse(exchange, self._interruption(exchange))
         except ClientGoneError:
-            exchange.client_gone = True
+            exchange.interrupted = Interruption.CLIENT_GONE
         except GatewayError as error:
             await self._refuse(exchange, error)
         except Exception as error:
@@ -172,11 +155,16 @@ class Proxy:
                 self._idle.set()
             if watch is not None:
                 watch.cancel()
+            if alarm is not None:
+                alarm.cancel()
+            if exchange.limits is not None and exchange.reservation is not None:
+                used = exchange.tokens_used()
+                exchange.limits.settle(exchange.reservation, used, time.monotonic())
             self._write_log(exchange)
 
     async def _admit(self, exchange: Exchange) -> KeyRecord:
         key = await self._authenticator.admit(exchange.headers)
-        exchange.key_id = key.id
+        exchange.key = key
         if self.draining:
             raise _shutting_down()
         return key
@@ -185,15 +173,32 @@ class Proxy:
         exchange.over = True  # what is left is quick, and not to be interrupted
         progress = exchange.progress
         if progress.started:
-            await break_off(exchange.send, error.message, error.code, progress, exchange.hang_up)
+            await break_off(
+                exchange.send,
+                error.message,
+                error.code,
+                progress,
+                hang_up=exchange.hang_up,
+                family=exchange.route.family,
+            )
             exchange.cut_if_truncated()
             return
         progress.status, progress.error = error.status, error.code
-        progress.sent_bytes = await send_error(exchange.send, error, exchange.request_id)
+        progress.sent_bytes = await send_error(
+            exchange.send, error, exchange.request_id, exchange.route.family
+        )
+
+    def _interruption(self, exchange: Exchange) -> GatewayError:
+        if exchange.interrupted is Interruption.TIMEOUT:
+            limit = self._settings.total_timeout
+            return GatewayError(504, f"the request took longer than {limit:g} s", "request_timeout")
+        return _shutting_down()
 
     async def _serve(self, exchange: Exchange, key: KeyRecord, body: Body) -> None:
         model = self._endpoints.table.model_named(body.model)
         exchange.stream = body.stream
+        user = body.head.user
+        exchange.user = user[:MAX_USER] if isinstance(user, str) else None
         if model is None:
             raise GatewayError(
                 404,
@@ -209,6 +214,7 @@ class Proxy:
                 "model_not_allowed",
                 param="model",
             )
+        self._reserve(exchange, key, body)
         failed: set[str] = set()
         failure: UpstreamError | None = None
         while exchange.attempts < MAX_ATTEMPTS:
@@ -217,10 +223,12 @@ class Proxy:
                 break
             exchange.attempts += 1
             exchange.endpoint = live.target.key
-            failure = await self._attempt(exchange, live, body)
+            failed.add(live.target.key)
+            another = exchange.attempts < MAX_ATTEMPTS and self._endpoints.has_other(model, failed)
+            failure = await self._attempt(exchange, live, body, another)
             if failure is None:
                 return
-            failed.add(live.target.key)
+            self._metrics.retries.add(model, failure.code)
             self._log.warning(
                 "attempt_failed",
                 request_id=exchange.request_id,
@@ -228,9 +236,28 @@ class Proxy:
                 error=failure.code,
                 message=str(failure),
             )
-            if isinstance(failure, UpstreamTimeoutError):
-                break  # it is still being worked on; a second engine would only do it twice
+            if not may_retry(failure):
+                break
         raise await self._no_answer(model, failure)
+
+    def _reserve(self, exchange: Exchange, key: KeyRecord, body: Body) -> None:
+        now = time.monotonic()
+        limits = self._limiter.of(key, now)
+        if limits is None:
+            return
+        exchange.prompt_estimate = body.prompt_bytes // BYTES_PER_TOKEN
+        found = limits.reserve(exchange.prompt_estimate + body.max_tokens, now)
+        if isinstance(found, Refusal):
+            self._metrics.limited.add(found.limit)
+            unit = "at once" if found.limit == "concurrent" else "a minute"
+            what = "tokens" if found.limit == "tokens" else "requests"
+            raise GatewayError(
+                429,
+                f"The API key {key.name!r} may use {found.allowed} {what} {unit}; try again later",
+                "rate_limit_exceeded",
+                retry_after_s=max(1, math.ceil(found.retry_after_s)),
+            )
+        exchange.limits, exchange.reservation = limits, found
 
     def _names_for(self, key: KeyRecord) -> list[str]:
         table = self._endpoints.table
@@ -241,47 +268,86 @@ class Proxy:
         ]
 
     async def _no_answer(self, model: str, failure: UpstreamError | None) -> GatewayError:
+        if isinstance(failure, EngineError):
+            message = f"{model}: the engine answered with an error: {failure}"
+            retry_after_s = 1 if failure.status in RETRIABLE else None
+            return GatewayError(
+                failure.status,
+                message,
+                failure.code,
+                retry_after_s=retry_after_s,
+                document=failure.document,
+            )
         if isinstance(failure, UpstreamTimeoutError):
             return GatewayError(504, f"{model}: {failure}", failure.code)
         if isinstance(failure, PoolTimeoutError):
             return GatewayError(503, f"{model}: {failure}", failure.code, retry_after_s=1)
-        if isinstance(failure, (ConnectionDiedError, UpstreamProtocolError)):
+        if failure is not None and not isinstance(failure, ConnectError):
             return GatewayError(502, f"{model}: {failure}", failure.code)
+        wait_s = self._endpoints.opens_in(model)
+        if wait_s is not None:
+            message = f"{model} is up, but its engine fails on every request; try again shortly"
+            return GatewayError(
+                503, message, "engine_failing", param="model", retry_after_s=math.ceil(wait_s) or 1
+            )
         message, retry_after_s = explain(model, await self._standing.rows(), time.time())
         return GatewayError(
             503, message, "model_not_ready", param="model", retry_after_s=retry_after_s
         )
 
     async def _attempt(
-        self, exchange: Exchange, live: LiveEndpoint, body: Body
+        self, exchange: Exchange, live: LiveEndpoint, body: Body, another: bool
     ) -> UpstreamError | None:
-        """One try on one endpoint; the error when another may be tried, else None."""
+        """One try on one endpoint; the error when no answer has begun, else None. ``another``:
+        there is one more to try."""
+        loop = asyncio.get_running_loop()
         live.outstanding += 1
         live.requests += 1
+        trial = Trial(live.breaker, loop)
         try:
-            return await self._ask(exchange, live, body)
+            return await self._ask(exchange, live, body, another, trial)
         except ConnectError as error:
             self._endpoints.suspect(live, str(error))
+            trial.failed()
+            return error
+        except PoolTimeoutError as error:
+            return error
+        except EngineError as error:
+            trial.answered(error.status)
             return error
         except UpstreamError as error:
+            trial.failed()
             return error
         finally:
+            trial.end()
             live.outstanding -= 1
 
     async def _ask(
-        self, exchange: Exchange, live: LiveEndpoint, body: Body
+        self, exchange: Exchange, live: LiveEndpoint, body: Body, another: bool, trial: Trial
     ) -> UpstreamError | None:
         target = live.target
-        pieces = body.pieces(target.served_name)
+        count = self._settings.usage and body.stream and exchange.route.label in COUNTED_STREAMS
+        hide = count and not body.asks_usage
+        pieces = body.pieces(target.served_name, include_usage=hide)
         length = sum(len(piece) for piece in pieces)
-        top = request_head(exchange.path, exchange.headers, target, length, exchange.request_id)
+        top = request_head(
+            exchange.target,
+            exchange.headers,
+            target,
+            length,
+            rid=exchange.request_id,
+            trace=traceparent(exchange.headers),
+        )
         request = (top + b"".join(pieces),) if length < 65536 else (top, *pieces)
+        patience = self._patience(exchange, another)
         fresh = False
         while True:
             connection = await live.pool.acquire(fresh=fresh)
+            if exchange.attempts == 1 and not fresh:
+                self._metrics.overhead.of().observe(time.monotonic() - exchange.read_at)
             try:
                 try:
-                    head, first = await self._first_piece(connection, request)
+                    head, first = await begin(connection, request, patience)
                 except ConnectionDiedError:
                     # A kept connection may have been closed by the engine just as we took it.
                     if connection.used > 1 and connection.response_bytes == 0 and not fresh:
@@ -291,50 +357,66 @@ class Proxy:
                 if head.status == 401:
                     self._endpoints.suspect(live, "it refuses the launch's key")
                     return UpstreamProtocolError("the engine refuses the gateway's key")
+                if another and head.status in RETRIABLE:
+                    raise EngineError(head.status, f"status {head.status}")
+                pinged = exchange.progress.started
+                if pinged and not (head.status == 200 and is_event_stream(head.headers)):
+                    raise EngineError(head.status, f"status {head.status}")
+                trial.answered(head.status)
                 exchange.first_byte_s = time.monotonic() - exchange.started
+                stream = is_event_stream(head.headers)
+                meter = exchange.meter = StreamMeter(strip=hide) if stream else JsonMeter()
                 await relay(
                     connection,
                     first,
                     exchange.send,
                     status=head.status,
-                    headers=response_headers(head.headers, exchange.request_id, exchange.attempts),
+                    headers=response_headers(
+                        head.headers, exchange.request_id, exchange.attempts, target.model
+                    ),
                     idle_timeout=self._settings.idle_timeout,
                     progress=exchange.progress,
+                    meter=meter,
+                    gaps=self._metrics.gap.of(target.model),
                     hang_up=exchange.hang_up,
+                    family=exchange.route.family,
                 )
             finally:
                 live.pool.release(connection)
             exchange.cut_if_truncated()
             return None
 
-    async def _first_piece(
-        self, connection: UpstreamConnection, request: tuple[bytes | memoryview, ...]
-    ) -> tuple[ResponseHead, bytes | None]:
-        """Send the request and wait until the answer's body begins, or ends without one."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._settings.first_byte_timeout
-        await connection.send(request, self._settings.first_byte_timeout)
-        head = await connection.head(max(0.001, deadline - loop.time()))
-        return head, await connection.chunk(max(0.001, deadline - loop.time()))
+    def _patience(self, exchange: Exchange, another: bool) -> Patience:
+        settings = self._settings
+        limit_s = settings.first_byte_timeout
+        if not exchange.stream:
+            return Patience(limit_s)
+        if another and settings.first_token_timeout is not None:
+            limit_s = min(limit_s, settings.first_token_timeout)
+        if settings.ping_interval == 0:
+            return Patience(limit_s)
+        return Patience(limit_s, settings.ping_interval, exchange.ping)
 
     def _write_log(self, exchange: Exchange) -> None:
         progress = exchange.progress
+        status = 499 if exchange.client_gone and not progress.started else progress.status
+        self._accounting.count(exchange, status)
         self._log.event(
             "warning" if progress.error and progress.status not in range(400, 500) else "info",
             "request",
             request_id=exchange.request_id,
             method=exchange.method,
-            path=exchange.path,
+            path=exchange.route.path,
             model=exchange.model,
             stream=exchange.stream,
             endpoint=exchange.endpoint,
-            status=499 if exchange.client_gone and not progress.started else progress.status,
+            status=status,
             error=progress.error or None,
             bytes=progress.sent_bytes,
             duration_s=round(time.monotonic() - exchange.started, 6),
             ttfb_s=None if exchange.first_byte_s is None else round(exchange.first_byte_s, 6),
             attempts=exchange.attempts,
-            key_id=exchange.key_id,
+            key_id=exchange.key.id if exchange.key is not None else None,
             client_gone=exchange.client_gone,
         )
 
@@ -401,7 +483,7 @@ async def _watch(receive: Receive, exchange: Exchange) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         while (await receive())["type"] != "http.disconnect":
             pass
-        exchange.leave()
+        exchange.interrupt(Interruption.CLIENT_GONE)
 
 
 def _uncancel(exchange: Exchange) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import monotonic
 
-from modeltainer.gateway.errors import Headers, Send, sse_frame
+from modeltainer.gateway.errors import Headers, Send
+from modeltainer.gateway.families import Family, error_frame
 from modeltainer.gateway.headers import is_event_stream
+from modeltainer.gateway.metrics import Distribution
+from modeltainer.gateway.token_meter import Meter
 from modeltainer.gateway.upstream import UpstreamConnection, UpstreamError, UpstreamTimeoutError
 
 DONE_GRACE_S = 0.5
@@ -67,49 +71,72 @@ async def relay(
     headers: Headers,
     idle_timeout: float,
     progress: Progress,
+    meter: Meter,
+    gaps: Distribution,
     hang_up: Callable[[], None],
+    family: Family,
 ) -> None:
     """Send status, headers and body; ``first`` is the body's first piece, None an empty body.
 
     An event stream that breaks off ends with an error event and without ``[DONE]``; any other
     answer just ends, and :attr:`Progress.truncated` is set. ``hang_up`` has the client's connection
-    closed after the answer.
+    closed after the answer. Status and headers are left out where pings have made a beginning.
     """
     is_stream = is_event_stream(headers)
-    progress.started, progress.status, progress.is_stream = True, status, is_stream
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    tail, piece = progress.tail, first
+    if not progress.started:
+        progress.started, progress.status, progress.is_stream = True, status, is_stream
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+    tail, piece, came = progress.tail, first, 0.0
+
+    async def give(data: bytes, more: bool) -> None:
+        progress.sent_bytes += len(data)
+        if is_stream:
+            tail.feed(data)
+        await send({"type": "http.response.body", "body": data, "more_body": more})
+
     try:
         while piece is not None:
             last = connection.ended
-            progress.sent_bytes += len(piece)
-            if is_stream:
-                tail.feed(piece)
-            await send({"type": "http.response.body", "body": piece, "more_body": not last})
+            data = meter.feed(piece)
             if last:
+                await give(data + meter.finish(), False)
                 return
-            if is_stream and tail.done:
-                piece = await _after_done(connection)
-            else:
-                piece = await connection.chunk(idle_timeout)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            if data:
+                await give(data, True)
+            if is_stream:
+                now = monotonic()
+                if came:
+                    gaps.observe(now - came)
+                came = now
+            done = is_stream and tail.done
+            piece = await (_after_done(connection) if done else connection.chunk(idle_timeout))
+        await give(meter.finish(), False)
     except UpstreamError as error:
+        held = meter.finish()
+        if held:
+            await give(held, True)
         if isinstance(error, UpstreamTimeoutError):
             message = f"the engine sent nothing for {idle_timeout:g} s; the answer is not complete"
         else:
             message = f"the answer broke off: {error}"
-        await break_off(send, message, error.code, progress, hang_up)
+        await break_off(send, message, error.code, progress, hang_up=hang_up, family=family)
 
 
 async def break_off(
-    send: Send, message: str, code: str, progress: Progress, hang_up: Callable[[], None]
+    send: Send,
+    message: str,
+    code: str,
+    progress: Progress,
+    *,
+    hang_up: Callable[[], None],
+    family: Family,
 ) -> None:
     """End an answer that has begun and cannot be completed."""
     progress.error = code
     if not progress.is_stream:
         progress.truncated = True
         return
-    frame = sse_frame(message, code)
+    frame = error_frame(family, message, code)
     if not progress.tail.at_boundary:
         frame = b"\n\n" + frame  # ends the event that broke off, so that this one is read
     progress.sent_bytes += len(frame)

@@ -29,9 +29,21 @@ class GatewaySettings(BaseModel):
     pool_timeout: Annotated[float, Field(gt=0, le=600)] = 10.0
     """To get one of an endpoint's connections when all are taken."""
     first_byte_timeout: Annotated[float, Field(gt=0)] = 600.0
-    """From the request to the first byte of the answer's body (long prompts take minutes)."""
+    """From the request to the first byte of the answer's body, for a stream to its first event
+    (long prompts take minutes)."""
+    first_token_timeout: Annotated[float, Field(gt=0)] | None = None
+    """From a streaming request to the answer's first event; then another replica is tried if there
+    is one, and the last one may take ``first_byte_timeout``. Left out: no second try."""
     idle_timeout: Annotated[float, Field(gt=0)] = 120.0
-    """Between two pieces of a running answer; there is no limit on the whole of it."""
+    """Between two pieces of a running answer."""
+    total_timeout: Annotated[float, Field(gt=0)] | None = None
+    """For a request as a whole, streams included; left out: no limit."""
+    ping_interval: Annotated[float, Field(ge=0)] = 0.0
+    """Send ``: ping`` comments to the client of a stream while its prompt is read, this often; 0
+    sends none. The status is then 200 even if the engine fails: the error comes as an event."""
+    usage: bool = True
+    """Count tokens by key, model and user (``mt-submit usage``): streams are asked for their token
+    counts, and clients that did not ask for them do not see them."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body."""
     max_connections: Annotated[int, Field(ge=1)] = 1024

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from modeltainer.registry.records import State
+from modeltainer.registry.records import Endpoint, State
 from modeltainer.view import Row
 
 CACHE_S = 5.0
@@ -29,11 +29,20 @@ class Standing:
         self.problem = ""
         """Why the last look failed; empty when it did not."""
 
-    async def rows(self) -> tuple[Row, ...]:
-        """The launches, a few seconds old at most, or as last known when no answer comes."""
+    @property
+    def known(self) -> tuple[Row, ...]:
+        """The launches as last seen."""
+        return self._rows
+
+    def refresh(self) -> None:
+        """Begin a new look when the last is old; nobody waits for it."""
         now = time.monotonic()
         if self._asking is None and (self._asked_at is None or now - self._asked_at > CACHE_S):
             self._asking = asyncio.create_task(self._ask())
+
+    async def rows(self) -> tuple[Row, ...]:
+        """The launches, a few seconds old at most, or as last known when no answer comes."""
+        self.refresh()
         if self._asking is not None:
             await asyncio.wait({self._asking}, timeout=ANSWER_WITHIN_S)
         return self._rows
@@ -47,6 +56,17 @@ class Standing:
         finally:
             self._asked_at = time.monotonic()
             self._asking = None
+
+
+def progress(model: str, rows: Sequence[Row], seen: Sequence[Endpoint]) -> str:
+    """How far a model that is not ready has come, in one word; of several launches the furthest.
+
+    Args:
+        seen: what agents say of themselves, which is newer than ``rows``.
+    """
+    states = {row.state for row in rows if row.model == model}
+    states |= {one.state for one in seen if one.model == model}
+    return next((one.value for one in (*_ON_THE_WAY, State.DRAINING) if one in states), "not-ready")
 
 
 def explain(model: str, rows: Sequence[Row], now_unix: float) -> tuple[str, int]:

@@ -49,6 +49,23 @@ class UpstreamTimeoutError(UpstreamError):
     code = "upstream_timeout"
 
 
+class EmptyStreamError(UpstreamError):
+    """A stream with status 200 ended before its first event."""
+
+    code = "upstream_empty"
+
+
+class EngineError(UpstreamError):
+    """The engine answered with an error, which has not been passed on yet."""
+
+    code = "engine_error"
+
+    def __init__(self, status: int, message: str, document: bytes | None = None) -> None:
+        """``document``: the engine's own JSON, where it has the form of an API's error."""
+        super().__init__(message)
+        self.status, self.document = status, document
+
+
 @dataclass
 class ResponseHead:
     """Status and header fields of an answer; names are in lower case."""
@@ -115,14 +132,34 @@ class UpstreamConnection(asyncio.Protocol):
                 while self._write_paused and not self._head_done:
                     await self._wait(timeout)
 
+    @property
+    def head_done(self) -> bool:
+        """Status and headers of the answer are there."""
+        return self._head_done
+
+    @property
+    def body_waits(self) -> bool:
+        """:meth:`chunk` would not have to wait."""
+        return bool(self._chunks) or self._complete
+
+    async def wait_head(self, timeout: float) -> None:
+        """Wait for status and headers. Raises as :meth:`head`; it may be called again."""
+        while not self._head_done:
+            await self._wait(timeout)
+
+    async def wait_body(self, timeout: float) -> None:
+        """Wait for a piece of the body or its end. Raises as :meth:`head`; it may be called
+        again."""
+        while not self.body_waits:
+            await self._wait(timeout)
+
     async def head(self, timeout: float) -> ResponseHead:
         """Status and headers of the answer; ``timeout`` in seconds from now.
 
         Raises:
             UpstreamError: died, timed out, or not HTTP.
         """
-        while not self._head_done:
-            await self._wait(timeout)
+        await self.wait_head(timeout)
         return self._head
 
     async def chunk(self, timeout: float) -> bytes | None:

@@ -70,7 +70,7 @@ def start(
         note("a gateway already runs here:")
     else:
         if found is not None and found.alive is None:
-            note(f"a gateway was started on {found.host}; this one takes its place")
+            note(f"a gateway was started on {found.host} too; from here, this one is used")
         found = spawn(invocation.config_path(), layout, changes)
     click.echo(_description(found))
 

@@ -16,6 +16,8 @@ from modeltainer.cli.placement_options import seconds
 from modeltainer.cli.text import echo_json, note, span, table
 from modeltainer.registry.keys import KeyRecord
 
+_COUNT = click.IntRange(1)
+
 
 @click.group(
     "key",
@@ -30,17 +32,32 @@ def command() -> None:
     "create",
     epilog="\b\nExample:\n"
     "  export OPENAI_API_KEY=$(mt-submit key create laptop)\n"
-    "  mt-submit key create course --models qwen2.5-7b,llama3.1-8b --expires 7d",
+    "  mt-submit key create course --models qwen2.5-7b,llama3.1-8b --expires 7d\n"
+    "  mt-submit key create guest --rpm 60 --tpm 100000 --concurrent 4",
 )
 @click.argument("name")
 @click.option(
     "--models", metavar="A,B", default="", shell_complete=complete_model, help="Only these models."
 )
 @click.option("--expires", metavar="TIME", callback=seconds, help="Ends after: 12h, 7d.")
+@click.option("--rpm", type=_COUNT, metavar="N", help="At most N requests a minute.")
+@click.option(
+    "--tpm", type=_COUNT, metavar="N", help="At most N tokens a minute, with prompts."
+)
+@click.option("--concurrent", type=_COUNT, metavar="N", help="At most N requests at once.")
 @click.option("--json", "as_json", is_flag=True, help="The key and what is kept of it, as JSON.")
 @pass_invocation
 def create(
-    invocation: Invocation, /, name: str, models: str, expires: int | None, as_json: bool
+    invocation: Invocation,
+    /,
+    *,
+    name: str,
+    models: str,
+    expires: int | None,
+    rpm: int | None,
+    tpm: int | None,
+    concurrent: int | None,
+    as_json: bool,
 ) -> None:
     """Make a key for NAME (a person, a program) and print it: once, only its hash is kept."""
     from modeltainer import service
@@ -49,7 +66,13 @@ def create(
     config = invocation.config()
     allowed = [service.known_model(one.strip(), config) for one in models.split(",") if one.strip()]
     record, plain = keys.create(
-        invocation.layout(), name, allowed, None if expires is None else time.time() + expires
+        invocation.layout(),
+        name,
+        allowed,
+        None if expires is None else time.time() + expires,
+        rpm=rpm,
+        tpm=tpm,
+        concurrent=concurrent,
     )
     if as_json:
         echo_json({"key": plain, **_public(record)})
@@ -78,12 +101,13 @@ def list_(invocation: Invocation, /, as_json: bool) -> None:
             record.id,
             record.name,
             ", ".join(record.models) or "all",
+            _limits(record),
             span(now - record.created_unix),
             _expiry(record, now),
         )
         for record in records
     ]
-    click.echo(table(("ID", "NAME", "MODELS", "AGE", "EXPIRES"), rows))
+    click.echo(table(("ID", "NAME", "MODELS", "LIMITS", "AGE", "EXPIRES"), rows))
 
 
 @command.command("revoke", epilog="\b\nExample:\n  mt-submit key revoke laptop")
@@ -110,6 +134,15 @@ def revoke(invocation: Invocation, /, key: str) -> None:
 
 def _public(record: KeyRecord) -> dict[str, Any]:
     return {name: value for name, value in asdict(record).items() if name != "sha256"}
+
+
+def _limits(record: KeyRecord) -> str:
+    parts = (
+        (record.rpm, "requests/min"),
+        (record.tpm, "tokens/min"),
+        (record.concurrent, "at once"),
+    )
+    return ", ".join(f"{count} {what}" for count, what in parts if count) or "none"
 
 
 def _expiry(record: KeyRecord, now_unix: float) -> str:

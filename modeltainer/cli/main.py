@@ -24,6 +24,7 @@ COMMANDS = {
     "batch": (f"{_HOME}.batch", "Many requests from a file, one answer a row."),
     "gateway": (f"{_HOME}.gateway", "Start, stop or look at the one URL over all models."),
     "key": (f"{_HOME}.key", "Create, list or revoke the keys of the gateway's clients."),
+    "usage": (f"{_HOME}.usage", "Show requests and tokens by key, model, day or user."),
     "tunnel": (f"{_HOME}.tunnel", "Print or run the ssh command that reaches the gateway."),
     "models": (f"{_HOME}.models", "List the models of models.yaml."),
     "validate": (f"{_HOME}.validate", "Check models.yaml, or print its JSON schema."),

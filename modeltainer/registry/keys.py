@@ -38,6 +38,12 @@ class KeyRecord:
     """Models it may use; empty allows all, and the gateway's status page too."""
     created_unix: float = 0.0
     expires_unix: float | None = None
+    rpm: int | None = None
+    """Requests a minute; None: no limit, as for the next two."""
+    tpm: int | None = None
+    """Tokens a minute, those of prompts included."""
+    concurrent: int | None = None
+    """Requests at once."""
     schema: int = KEY_SCHEMA
 
     def allows(self, model: str) -> bool:
@@ -55,7 +61,14 @@ def digest(plain: str) -> str:
 
 
 def create(
-    layout: Layout, name: str, models: Sequence[str] = (), expires_unix: float | None = None
+    layout: Layout,
+    name: str,
+    models: Sequence[str] = (),
+    expires_unix: float | None = None,
+    *,
+    rpm: int | None = None,
+    tpm: int | None = None,
+    concurrent: int | None = None,
 ) -> tuple[KeyRecord, str]:
     """Make a key; the plain form is returned here and never again.
 
@@ -63,6 +76,9 @@ def create(
         name: for people (whom or what it is for).
         models: names in models.yaml it may use; empty allows all.
         expires_unix: when it stops working; None never.
+        rpm: requests a minute; None: no limit, as for the next two.
+        tpm: tokens a minute.
+        concurrent: requests at once.
 
     Raises:
         OSError: the registry cannot be written.
@@ -75,6 +91,9 @@ def create(
         models=tuple(models),
         created_unix=time.time(),
         expires_unix=expires_unix,
+        rpm=rpm,
+        tpm=tpm,
+        concurrent=concurrent,
     )
     layout.create()
     write_whole(layout.keys / f"{record.id}.json", msgspec.json.encode(record) + b"\n")

@@ -36,6 +36,10 @@ class Layout:
         return self.root / "gateway"
 
     @property
+    def usage(self) -> Path:
+        return self.gateway / "usage"
+
+    @property
     def keys(self) -> Path:
         return self.gateway / "keys"
 

@@ -130,6 +130,7 @@ class ScriptedEngine:
         self.port = port
         self.requests: list[Request] = []
         self.probes = 0
+        self.keys_seen: set[str] = set()
         self.connections = 0
         self.open = 0
         self.answer: Answer = whole({"ok": True})
@@ -261,6 +262,8 @@ class _Connection(asyncio.Protocol):
 
     async def _answer(self, request: Request) -> None:
         engine = self._engine
+        if (shown := request.header("authorization")) is not None:
+            engine.keys_seen.add(shown)
         if engine.key is not None and request.header("authorization") != f"Bearer {engine.key}":
             await self._play(whole({"error": "bad key"}, "401 Unauthorized"))
             return

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeltainer.gateway.body import model_span, parse
+from modeltainer.gateway.body import member_spans, parse
 from modeltainer.gateway.errors import GatewayError
 
-KEYS = st.text(max_size=8) | st.sampled_from(["model", "stream", "mod\\el", '"model"', "models"])
+KEYS = st.text(max_size=8) | st.sampled_from(
+    ["model", "stream", "mod\\el", "stream_options", '"model"', "models"]
+)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
@@ -53,11 +55,23 @@ def test_only_the_models_value_changes(
         return  # what msgspec refuses (lone surrogates in escapes) is refused
     assert body.model == model
     assert body.stream is (members.get("stream") is True)
-    assert json.loads(data[body.start : body.end]) == model
+    assert json.loads(data[slice(*body.model_span)]) == model
     changed = b"".join(body.pieces(served))
-    assert changed[: body.start] == data[: body.start]
-    assert changed.endswith(data[body.end :])
+    start, end = body.model_span
+    assert changed[:start] == data[:start]
+    assert changed.endswith(data[end:])
     assert list(json.loads(changed).items()) == list({**members, "model": served}.items())
+    asking = json.loads(b"".join(body.pieces(served, include_usage=True)))
+    options = members.get("stream_options")
+    if options is None or isinstance(options, dict):
+        assert asking.pop("stream_options") == {**(options or {}), "include_usage": True}
+        assert asking == {
+            name: value
+            for name, value in {**members, "model": served}.items()
+            if name != "stream_options"
+        }
+    else:
+        assert asking == {**members, "model": served}
 
 
 @settings(max_examples=400)
@@ -71,13 +85,13 @@ def test_wild_bytes_are_an_error_or_right(data: bytes) -> None:
     except GatewayError:
         return
     assert json.loads(data)["model"] == body.model
-    assert json.loads(data[body.start : body.end]) == body.model
+    assert json.loads(data[slice(*body.model_span)]) == body.model
 
 
 @pytest.mark.parametrize("nested", ['{"model": "x"}', '[{"model": "x"}]', '"\\"model\\": \\"x\\""'])
 def test_nested_and_quoted_models_are_left_alone(nested: str) -> None:
     data = f'{{"a": {nested}, "model": "y"}}'.encode()
-    assert model_span(data) == (data.index(b'"y"'), data.index(b'"y"') + 3)
+    assert member_spans(data)["model"] == (data.index(b'"y"'), data.index(b'"y"') + 3)
 
 
 def test_long_strings_with_escapes_need_no_memory() -> None:

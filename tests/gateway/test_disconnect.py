@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from modeltainer.gateway.paths import PROXIED
 from tests.engine.scripted import STREAM_HEAD, Gate, Send, piece, token
 from tests.gateway.setup import World
 
@@ -15,7 +16,7 @@ MID_STREAM = [Send(STREAM_HEAD), piece(token("a"))]
 MID_JSON = [Send(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{")]
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
+@pytest.mark.parametrize("path", [path for path, one in PROXIED.items() if one.form == "json"])
 @pytest.mark.parametrize("steps", [BEFORE_HEAD, AFTER_HEAD, MID_STREAM, MID_JSON])
 def test_engine_sees_the_close(world: World, steps: list[Send], path: str) -> None:
     engine = world.launch().engine

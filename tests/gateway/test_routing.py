@@ -299,3 +299,18 @@ def test_unroutable_host(world: World) -> None:
     with world.serving():
         [endpoint] = world.client.get("/admin/status").json()["endpoints"]
         assert "cannot connect" in endpoint["reason"]
+
+
+def test_the_key_is_not_shown_to_a_server_without_the_nonce(world: World) -> None:
+    with ScriptedEngine(["m"]) as stranger:
+        world.launch(engine=stranger)
+        with world.serving():
+            world.until(lambda: stranger.probes >= 2)
+            assert not stranger.keys_seen
+
+
+def test_the_query_reaches_the_engine(world: World) -> None:
+    engine = world.launch().engine
+    with world.serving():
+        world.client.post("/v1/messages?beta=true&x=%2F", json={"model": "m"})
+        assert engine.requests[0].path == "/v1/messages?beta=true&x=%2F"

@@ -1,0 +1,102 @@
+"""At a request's end: into the metrics, and into the usage file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+
+from modeltainer.gateway.exchange import Exchange
+from modeltainer.gateway.log import JsonLog
+from modeltainer.gateway.metrics import OTHER, Metrics
+from modeltainer.registry.layout import Layout
+from modeltainer.registry.usage import UsageRecord, append
+
+WRITE_EVERY_S = 1.0
+MAX_WAITING = 100_000
+"""Records that wait for a filesystem which cannot be written; then the oldest are lost."""
+
+
+class Accounting:
+    """Counts requests; a task writes the usage records about once a second."""
+
+    def __init__(self, layout: Layout, metrics: Metrics, log: JsonLog, *, write: bool) -> None:
+        self._layout, self._metrics, self._log, self._write = layout, metrics, log, write
+        self._waiting: list[UsageRecord] = []
+        self._host = socket.gethostname()
+        self._task: asyncio.Task[None] | None = None
+        self.problem = ""
+        """Why records cannot be written; empty when they can."""
+
+    def count(self, exchange: Exchange, status: int) -> None:
+        """A request is over."""
+        metrics, route = self._metrics, exchange.route.label
+        model = exchange.model or OTHER
+        seconds = time.monotonic() - exchange.started
+        metrics.requests.add(route, model, str(status))
+        metrics.seconds.of(route, model).observe(seconds)
+        if exchange.endpoint is None or exchange.model is None:
+            return
+        if exchange.first_byte_s is not None and exchange.progress.is_stream:
+            metrics.first_token.of(route, model).observe(exchange.first_byte_s)
+        meter = exchange.meter
+        prompt = completion = None
+        if meter is not None:
+            prompt, completion = meter.tokens.prompt, meter.tokens.completion
+            if prompt:
+                metrics.tokens.add(model, "prompt", amount=prompt)
+            if completion:
+                metrics.tokens.add(model, "completion", amount=completion)
+            if status == 200 and prompt is None:
+                metrics.uncounted.add(model)
+        if not self._write:
+            return
+        self._waiting.append(
+            UsageRecord(
+                unix=round(time.time(), 3),
+                key_id=exchange.key.id if exchange.key else "none",
+                key_name=exchange.key.name if exchange.key else "",
+                model=exchange.model,
+                route=route,
+                status=status,
+                seconds=round(seconds, 4),
+                prompt_tokens=prompt,
+                completion_tokens=completion,
+                events=meter.events if meter is not None else 0,
+                whole=not exchange.progress.error and exchange.interrupted is None,
+                user=exchange.user,
+                request_id=exchange.request_id,
+            )
+        )
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """Write what is left."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Write what waits, in a thread."""
+        records, self._waiting = self._waiting, []
+        if not records:
+            return
+        try:
+            await asyncio.to_thread(append, self._layout, self._host, records)
+            self.problem = ""
+        except OSError as error:
+            if not self.problem:
+                self._log.warning("usage_not_written", error=str(error))
+            self.problem = str(error)
+            self._waiting = (records + self._waiting)[-MAX_WAITING:]
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(WRITE_EVERY_S)
+            await asyncio.shield(self.flush())

@@ -1,0 +1,101 @@
+"""One try of a request on one endpoint, up to the point where it has answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from modeltainer.gateway.first_event import FirstEvent, Verdict
+from modeltainer.gateway.headers import is_event_stream
+from modeltainer.gateway.upstream import (
+    ConnectionDiedError,
+    EmptyStreamError,
+    EngineError,
+    ResponseHead,
+    UpstreamConnection,
+    UpstreamError,
+    UpstreamTimeoutError,
+)
+
+RETRIABLE = frozenset({429, 502, 503, 504})
+"""Statuses with which another endpoint may be tried: this one did not begin to work on it."""
+
+
+def may_retry(error: UpstreamError) -> bool:
+    """Whether another endpoint may be asked after this failure: a fault of the endpoint's, and not
+    of the request's, which would fail there too."""
+    return not isinstance(error, EngineError) or error.status in RETRIABLE
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for an answer to begin, and what to do meanwhile."""
+
+    limit_s: float
+    ping_every_s: float = 0.0
+    """0: no pings."""
+    ping: Callable[[], Awaitable[None]] | None = None
+
+
+async def begin(
+    connection: UpstreamConnection,
+    request: tuple[bytes | memoryview, ...],
+    patience: Patience,
+) -> tuple[ResponseHead, bytes | None]:
+    """Send a request and wait until its answer has begun: a stream with its first event, any other
+    with the first piece of its body. What has come of the body is given back, None when it is
+    empty.
+
+    Raises:
+        EmptyStreamError: a stream that ended without an event.
+        EngineError: a stream whose first event is an error.
+        UpstreamError: died, not HTTP, or nothing came in time.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience.limit_s
+
+    async def patiently(wait: Callable[[float], Awaitable[None]]) -> None:
+        while True:
+            left = max(0.001, deadline - loop.time())
+            if patience.ping is None or left <= patience.ping_every_s:
+                await wait(left)
+                return
+            try:
+                await wait(patience.ping_every_s)
+                return
+            except UpstreamTimeoutError:
+                await patience.ping()
+
+    await connection.send(request, patience.limit_s)
+    if not connection.head_done:
+        await patiently(connection.wait_head)
+    head = await connection.head(patience.limit_s)
+    if head.status != 200 or not is_event_stream(head.headers):
+        if not connection.body_waits:
+            await patiently(connection.wait_body)
+        return head, await connection.chunk(patience.limit_s)
+    first = FirstEvent()
+    while True:
+        if not connection.body_waits:
+            await patiently(connection.wait_body)
+        try:
+            piece = await connection.chunk(patience.limit_s)
+        except ConnectionDiedError as error:
+            raise ConnectionDiedError("the engine died before its first event") from error
+        if piece is None:
+            raise EmptyStreamError("the engine's stream ended before its first event")
+        verdict = first.feed(piece)
+        if verdict is Verdict.ANSWER:
+            return head, first.held
+        if verdict is Verdict.EMPTY:
+            raise EmptyStreamError("the engine's stream ended before its first event")
+        if first.error is not None:
+            said = first.error
+            raise EngineError(said.status, said.message, _document(said.document))
+
+
+def _document(event: dict[str, object]) -> bytes | None:
+    return msgspec.json.encode(event) if isinstance(event.get("error"), dict) else None

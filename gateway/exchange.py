@@ -1,0 +1,106 @@
+"""What is known of one request while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from modeltainer.gateway.client_connection import ClientConnection
+from modeltainer.gateway.errors import Headers, Send
+from modeltainer.gateway.headers import stream_start
+from modeltainer.gateway.limits import KeyLimits, Reservation
+from modeltainer.gateway.paths import Route
+from modeltainer.gateway.relay import Progress
+from modeltainer.gateway.token_meter import Meter
+from modeltainer.registry.keys import KeyRecord
+
+
+class Interruption(Enum):
+    """Why a request was broken off from our side."""
+
+    CLIENT_GONE = "client_gone"
+    SHUTDOWN = "shutdown"
+    TIMEOUT = "timeout"
+
+
+@dataclass(eq=False)
+class Exchange:
+    """One request; at its end it becomes a log line."""
+
+    request_id: str
+    method: str
+    route: Route
+    query: bytes
+    headers: Headers
+    send: Send
+    client: ClientConnection | None
+    started: float = field(default_factory=time.monotonic)
+    progress: Progress = field(default_factory=Progress)
+    key: KeyRecord | None = None
+    user: str | None = None
+    meter: Meter | None = None
+    limits: KeyLimits | None = None
+    reservation: Reservation | None = None
+    prompt_estimate: int = 0
+    """Tokens of the prompt, guessed from its length."""
+    read_at: float = 0.0
+    """When its body was complete."""
+    model: str | None = None
+    stream: bool = False
+    endpoint: str | None = None
+    attempts: int = 0
+    first_byte_s: float | None = None
+    interrupted: Interruption | None = None
+    task: asyncio.Task[Any] | None = None
+    over: bool = False
+
+    @property
+    def target(self) -> str:
+        """Path and query as the engine is asked for them."""
+        query = self.query.decode("latin-1")
+        return f"{self.route.path}?{query}" if query else self.route.path
+
+    @property
+    def client_gone(self) -> bool:
+        """The client has left."""
+        return self.interrupted is Interruption.CLIENT_GONE
+
+    def hang_up(self) -> None:
+        """Close the client's connection after the answer."""
+        if self.client is not None:
+            self.client.close_after_answer()
+
+    def cut_if_truncated(self) -> None:
+        """Close the client's connection where that is the only way to say that there is more."""
+        if self.progress.truncated and self.client is not None:
+            self.client.cut()
+
+    def interrupt(self, why: Interruption) -> None:
+        """Stop at once, wherever the request stands; what comes first counts."""
+        if not self.over and self.interrupted is None and self.task is not None:
+            self.interrupted = why
+            self.task.cancel()
+
+    def tokens_used(self) -> int:
+        """Tokens to charge: the engine's count; for what broke off before it, the events that have
+        passed and the guess at the prompt; nothing for what no engine has answered."""
+        if self.meter is None or self.progress.status >= 400:
+            return 0
+        counted = self.meter.tokens
+        prompt = self.prompt_estimate if counted.prompt is None else counted.prompt
+        return prompt + (self.meter.events if counted.completion is None else counted.completion)
+
+    async def ping(self) -> None:
+        """Tell a waiting client that its stream is alive; the first one is the answer's start."""
+        if not self.progress.started:
+            self.progress.started = self.progress.is_stream = True
+            self.progress.status = 200
+            headers = stream_start(self.request_id)
+            await self.send({"type": "http.response.start", "status": 200, "headers": headers})
+        # No blank line: openai-python up to 2.37 takes one behind a comment for an empty event.
+        body = b": ping\n"
+        self.progress.sent_bytes += len(body)
+        await self.send({"type": "http.response.body", "body": body, "more_body": True})

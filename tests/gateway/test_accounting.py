@@ -1,0 +1,241 @@
+"""Usage by key, model and user; metrics; the trace; the status page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modeltainer.gateway.metrics import Metrics
+from modeltainer.registry import keys, usage
+from tests.engine.scripted import (
+    DONE,
+    END,
+    STREAM_HEAD,
+    Close,
+    Gate,
+    Pause,
+    Request,
+    Send,
+    Step,
+    piece,
+    stream,
+    token,
+    whole,
+)
+from tests.gateway.setup import World
+
+COUNTS = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+ONLY = b'data: {"choices":[],"usage":' + json.dumps(COUNTS).encode() + b"}\n\n"
+
+
+def engine_that_counts(request: Request) -> list[Step]:
+    asked = json.loads(request.body).get("stream_options") or {}
+    return stream(token("a"), token("b"), *([ONLY] if asked.get("include_usage") else []), DONE)
+
+
+def flushed(world: World) -> list[usage.UsageRecord]:
+    world.settled()
+    asyncio.run_coroutine_threadsafe(world.gateway.accounting.flush(), world.loop).result(5)
+    return list(usage.read(world.layout))
+
+
+def test_streams_are_counted_and_the_count_is_not_shown_unasked(world: World) -> None:
+    engine = world.launch().engine
+    engine.answer = engine_that_counts
+    with world.serving():
+        plain = token("a") + token("b") + DONE
+        assert world.chat(stream=True, user="ann").content == plain
+        assert world.chat(stream=True, stream_options={"x": 1}).content == plain
+        assert json.loads(engine.requests[1].body)["stream_options"]["x"] == 1
+        asked = world.chat(stream=True, stream_options={"include_usage": True})
+        assert asked.content == token("a") + token("b") + ONLY + DONE
+        engine.answer = whole({"usage": COUNTS})
+        world.chat()
+        assert b"stream_options" not in engine.requests[-1].body
+        records = flushed(world)
+        assert [(one.prompt_tokens, one.completion_tokens) for one in records] == [(7, 3)] * 4
+        assert records[0].user == "ann"
+        assert records[0].key_name == "test"
+        assert all(one.whole and one.status == 200 for one in records)
+        text = world.client.get("/metrics").text
+        assert 'modeltainer_gateway_tokens_total{model="m",kind="prompt"} 28\n' in text
+        for file in world.layout.usage.iterdir():
+            assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_switched_off_nothing_is_asked_or_written(world: World) -> None:
+    engine = world.launch().engine
+    engine.answer = engine_that_counts
+    with world.serving(usage=False):
+        world.chat(stream=True)
+        assert b"stream_options" not in engine.requests[0].body
+        assert not flushed(world)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_streams_that_break_off_are_counted_as_such(world: World, leaves: bool) -> None:
+    end: Step = Gate() if leaves else Close()
+    engine = world.launch().engine
+    engine.answer = [Send(STREAM_HEAD), piece(token("a")), piece(token("b")), Pause(0.05), end]
+    with world.serving():
+        if leaves:
+            with world.raw() as connection:
+                connection.sendall(world.raw_request(b'{"model":"m","stream":true}'))
+                got = b""
+                while token("b") not in got:
+                    got += connection.recv(4096)
+        else:
+            assert b"broke off" in world.chat(stream=True).content
+        [record] = flushed(world)
+        assert (record.whole, record.events, record.prompt_tokens) == (False, 2, None)
+        assert "modeltainer_gateway_uncounted_total" in world.client.get("/metrics").text
+    total = usage.totals([record], "model")["m"]
+    assert (total.requests, total.uncounted, total.uncounted_events) == (1, 1, 2)
+
+
+def test_sums(world: World) -> None:
+    records = [
+        usage.UsageRecord(86_400.0 * day, f"k{day % 2}", "n", model, "chat", 200, 1.0, 5, 2)
+        for day in range(4)
+        for model in ("a", "b")
+    ]
+    usage.append(world.layout, "h", records)
+    with next(world.layout.usage.iterdir()).open("ab") as file:
+        file.write(b'{"half":')
+    assert len(list(usage.read(world.layout))) == 8
+    assert len(list(usage.read(world.layout, 86_400.0 * 2))) == 4
+    by_model = usage.totals(records, "model")
+    assert {name: one.prompt_tokens for name, one in by_model.items()} == {"a": 20, "b": 20}
+    assert list(usage.totals(records, "key")) == ["n (k0)", "n (k1)"]
+    assert next(iter(usage.totals(records, "day"))) == "1970-01-01"
+    assert list(usage.totals(records, "user")) == ["-"]
+
+
+def sample(text: str, name: str) -> dict[str, float]:
+    found = re.findall(rf"^modeltainer_gateway_{name}\{{(.*)\}} (\S+)$", text, re.MULTILINE)
+    return {labels: float(value) for labels, value in found}
+
+
+def test_metrics_after_some_requests(world: World) -> None:
+    engine = world.launch().engine
+    engine.answer = stream(token("a"), token("b"), DONE)
+    _, limited = keys.create(world.layout, "limited", ["m"])
+    with world.serving():
+        world.chat(stream=True)
+        for number in range(20):
+            world.chat(f"made-up-{number}")
+        world.settled()
+        response = world.client.get("/metrics")
+        assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+        text = response.text
+        requests = sample(text, "requests_total")
+        assert requests['route="chat",model="m",status="200"'] == 1
+        assert requests['route="chat",model="other",status="404"'] == 20
+        assert len(requests) == 2
+        assert sample(text, "first_token_seconds_count")['route="chat",model="m"'] == 1
+        assert sample(text, "chunk_gap_seconds_count")['model="m"'] >= 1
+        assert sample(text, "overhead_seconds_count")[""] == 1
+        assert sample(text, "in_flight") == {"": 0}
+        assert list(sample(text, "breaker_state").values()) == [0]
+        assert 0 <= sample(text, "registry_age_seconds")[""] < 5
+        bearer = {"authorization": f"Bearer {limited}"}
+        assert world.client.get("/metrics", headers=bearer).status_code == 403
+
+
+def test_text_format_is_whole(world: World) -> None:
+    world.launch()
+    with world.serving():
+        world.chat()
+        world.settled()
+        lines = world.client.get("/metrics").text.splitlines()
+    pattern = r'modeltainer_gateway_\w+\{(\w+="(\\.|[^"\\])*",?)*\} [-+0-9.e]+'
+    assert all(re.fullmatch(pattern, line) for line in lines if not line.startswith("#"))
+    kinds = [line for line in lines if line.startswith("# TYPE")]
+    assert len(kinds) == len(set(kinds)) > 15
+
+
+def test_label_values_are_escaped() -> None:
+    metrics = Metrics()
+    metrics.tokens.add('a"b\\c\nd', "prompt")
+    assert r'model="a\"b\\c\nd"' in metrics.tokens.render()
+
+
+def test_the_dashboard_shows_metrics_that_exist(world: World) -> None:
+    file = Path(__file__).parents[2] / "compose/grafana/dashboards/modeltainer.json"
+    dashboard: dict[str, Any] = json.loads(file.read_text())
+    shown = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"modeltainer_\w+", target["expr"])
+    }
+    with world.serving():
+        known = world.gateway.metrics.names
+    assert shown <= known
+    bases = {re.sub("_(sum|count)$", "_bucket", name) for name in known}
+    assert {re.sub("_(sum|count)$", "_bucket", name) for name in shown} == bases
+
+
+def test_the_trace_is_passed_on(world: World) -> None:
+    engine = world.launch().engine
+    good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with world.serving():
+        for given in (good, "00-" + "0" * 32 + "-b7ad6b7169203331-01", "x", ""):
+            world.client.post(
+                "/v1/completions",
+                json={"model": "m"},
+                headers={"traceparent": given, "tracestate": "a=b"},
+            )
+            [sent] = [v for n, v in engine.requests[-1].headers if n.lower() == "traceparent"]
+            assert (sent == given) is (given == good)
+            assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", sent)
+        assert engine.requests[0].header("tracestate") == "a=b"
+
+
+def test_the_status_page(world: World) -> None:
+    world.launch("<b>m")
+    _, limited = keys.create(world.layout, "limited", ["m"])
+    with world.serving():
+        page = world.client.get("/admin", auth=("me", world.key))
+        assert page.headers["content-type"].startswith("text/html")
+        assert "&lt;b&gt;m" in page.text
+        assert "<b>m" not in page.text
+        world.client.headers.pop("authorization")
+        refused = world.client.get("/admin")
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"].startswith("Basic")
+        assert world.client.get("/admin", auth=("me", limited)).status_code == 403
+        broken = world.client.get("/admin", headers={"authorization": "Basic x"})
+        assert broken.status_code == 401
+
+
+def test_memory_does_not_grow_with_a_stream(world: World) -> None:
+    import tracemalloc
+
+    engine = world.launch().engine
+    event = token("x" * 50)
+    engine.answer = [
+        Send(STREAM_HEAD),
+        *[piece(event * 100) for _ in range(1000)],
+        piece(DONE),
+        END,
+    ]
+    with world.serving():
+
+        def read() -> int:
+            with world.client.stream(
+                "POST", "/v1/completions", json={"model": "m", "stream": True}
+            ) as response:
+                return sum(len(data) for data in response.iter_raw())
+
+        read()
+        tracemalloc.start()
+        assert read() == 100_000 * len(event) + len(DONE)
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert held < 2_000_000
