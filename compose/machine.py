@@ -17,7 +17,7 @@ _TIMEOUT_S = 20
 def problems(
     replicas: Sequence[Replica], project: Project, profiles: Sequence[str] | None
 ) -> list[str]:
-    """What is wanting here, one line each: Docker with Compose v2, the GPUs, the published ports."""
+    """What is wanting here, one line each: Docker with Compose v2, GPUs, the published ports."""
     found = []
     if shutil.which("docker") is None:
         found.append("docker is not on PATH; install Docker Engine with its compose plugin")

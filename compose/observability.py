@@ -85,7 +85,7 @@ def observability_services(replicas: Sequence[Replica], project: Project) -> dic
 
 
 def prometheus_settings(replicas: Sequence[Replica]) -> dict[str, Any]:
-    """``prometheus.yml``: the gateway, with a client key of its own, and each engine with its key."""
+    """``prometheus.yml``: the gateway, with a client key of its own, and each engine with its."""
     return {
         "global": {"scrape_interval": "15s", "evaluation_interval": "15s"},
         "rule_files": ["alerts.yml"],

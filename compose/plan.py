@@ -113,9 +113,7 @@ def _slurm_only(name: str, config: Config, section: ModelSection) -> list[str]:
             f"{name}: runtime: {section.runtime} is not Docker's; leave runtime out of the model"
         )
     if section.prelude:
-        problems.append(
-            f"{name}: prelude lines are for a job's shell; use an image that needs none"
-        )
+        problems.append(f"{name}: prelude is for a job's shell; use an image that needs none")
     if section.command:
         problems.append(
             f"{name}: command starts an engine on a node; name an image instead (image: docker://…)"

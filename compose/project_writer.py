@@ -1,4 +1,4 @@
-"""Writes a project's folder: compose.yaml, secrets, settings, and the folders that services fill."""
+"""Writes a project's folder: compose.yaml, secrets, settings, and folders for data."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from modeltainer.registry import keys, launches
 from modeltainer.registry.atomic import write_whole
 from modeltainer.registry.layout import Layout
 
+_HERE = Path(__file__).parent
 _ENGINES = "engines.json"
 _STACK = {
     "Caddyfile": "proxy/Caddyfile",
@@ -100,9 +99,8 @@ def write_project(
     owner.file(project.folder / "models.yaml", _yaml(models))
     etc = project.folder / "etc"
     owner.folder(etc)
-    stack = files("modeltainer.compose")
     for name, source in _STACK.items():
-        _copy(stack.joinpath(*source.split("/")), etc / name, owner)
+        _copy(_HERE / source, etc / name, owner)
     owner.file(etc / "prometheus.yml", _yaml(prometheus_settings(replicas)))
     owner.file(project.file, to_yaml(render(replicas, project)).encode())
 
@@ -169,7 +167,7 @@ def _keep_metrics_key(project: Project, layout: Layout, owner: _Owner) -> None:
     owner.file(file, plain.encode())
 
 
-def _copy(source: Traversable, target: Path, owner: _Owner) -> None:
+def _copy(source: Path, target: Path, owner: _Owner) -> None:
     if source.is_file():
         owner.file(target, source.read_bytes())
         return

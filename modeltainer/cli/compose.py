@@ -38,9 +38,7 @@ _HINT = (
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the project: this file, and beside it secrets, settings and data folders.",
 )
-@click.option(
-    "--check", is_flag=True, help="Also check this machine: Docker, GPUs, ports, secrets."
-)
+@click.option("--check", is_flag=True, help="Also check this machine: Docker, GPUs, ports.")
 @click.option(
     "--profile",
     "profiles",
@@ -70,8 +68,9 @@ def command(
 ) -> None:
     """Render models as Docker Compose services for a workstation.
 
-    MODELS are names or aliases in models.yaml; default: all. Without --output the compose file is only printed. Nothing is started. Exit code 3 if Docker
-    Compose cannot serve the models, with every reason.
+    MODELS are names or aliases in models.yaml; default: all. Without --output the compose file is
+    only printed. Nothing is started. Exit code 3 if Docker Compose cannot serve the models, with
+    every reason.
     """
     from modeltainer.compose import machine
     from modeltainer.compose.plan import CannotComposeError, plan
