@@ -36,7 +36,7 @@ class Containers:
         self._hosts = folder / "hosts"
         names = " ".join(self.services)
         self._hosts.write_text(f"127.0.0.1 localhost {names}\n")
-        self._wait(lambda: os.readlink(self._netns()) != os.readlink("/proc/self/ns/net"))
+        self._wait(lambda: Path(self._netns()).readlink() != Path("/proc/self/ns/net").readlink())
         subprocess.run([*self.enter(), "ip", "link", "set", "lo", "up"], check=True)
 
     def _netns(self) -> str:
