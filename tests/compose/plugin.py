@@ -7,7 +7,6 @@ kept in the cluster's cache; nothing is installed.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +16,14 @@ import pytest
 
 from tests.cluster import archive
 from tests.cluster.cache import cached, recipe_key
-from tests.cluster.fixtures import REQUIRE
+from tests.cluster.fixtures import must_not_skip
 
 SUITE = "trixie"
 _PLACES = ("/usr/libexec", "/usr/lib", "/usr/local/lib", "/usr/local/libexec")
 
 
 def plugin() -> Path:
-    """The plugin's executable; skips the test where it cannot be had (see REQUIRE)."""
+    """The plugin's executable; skips the test where it cannot be had (see must_not_skip)."""
     for place in _PLACES:
         installed = Path(place) / "docker/cli-plugins/docker-compose"
         if installed.exists():
@@ -33,7 +32,7 @@ def plugin() -> Path:
         folder = cached("docker-compose", recipe_key(SUITE), _fetch)
     except (OSError, subprocess.CalledProcessError, archive.NoArchiveError) as error:
         reason = f"the docker compose plugin cannot be fetched: {error}"
-        if os.environ.get(REQUIRE) == "1":
+        if must_not_skip():
             pytest.fail(reason)
         pytest.skip(reason)
     return folder / "usr/libexec/docker/cli-plugins/docker-compose"
