@@ -4,6 +4,7 @@
 # lower (layers), work (a folder), readonly, mounts (SOURCE\tTARGET\tro|rw lines), scratch (tmpfs
 # options), hosts (a file), uid, gid, envfile (NAME=VALUE, NUL-separated), argvfile (NUL-separated).
 set -euo pipefail
+lower='' work='' readonly='' mounts='' scratch='' hosts='' uid='' gid='' envfile='' argvfile=''
 # shellcheck source=/dev/null
 . "$1"
 mkdir -p "$work/upper" "$work/overlay" "$work/root"
