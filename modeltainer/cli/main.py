@@ -29,6 +29,7 @@ COMMANDS = {
     "models": (f"{_HOME}.models", "List the models of models.yaml."),
     "validate": (f"{_HOME}.validate", "Check models.yaml, or print its JSON schema."),
     "render": (f"{_HOME}.render", "Print the plain sbatch file of a launch."),
+    "compose": (f"{_HOME}.compose", "Render models as Docker Compose services for a workstation."),
     "pull": (f"{_HOME}.pull", "Fetch container images into the shared cache, once."),
     "doctor": (f"{_HOME}.doctor", "Check this cluster or machine, and say what to do."),
     "demo": (f"{_HOME}.demo", "Serve a small real model here and stream an answer from it."),

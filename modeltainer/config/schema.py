@@ -13,11 +13,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     StringConstraints,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from modeltainer.config.units import parse_duration_s, parse_size_mib
 from modeltainer.gateway.settings import GatewaySettings
@@ -89,6 +92,13 @@ class SourceSection(Section):
     """Branch, tag or commit of the hub repository; pin a commit for repeatable answers."""
     file: str | None = None
     """One file of the hub repository (a GGUF), where it has several."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        long_form = handler.resolve_ref_schema(handler(core_schema))
+        return {"anyOf": [{"type": "string"}, long_form]}
 
     @model_validator(mode="before")
     @classmethod

@@ -112,7 +112,7 @@ class Submission:
     launch_id: str
     model: str
     replica: int
-    executor: Literal["slurm", "local", "sbatch"]
+    executor: Literal["slurm", "local", "sbatch", "compose"]
     job_id: str
     submitted_unix: float
     partition: str | None = None

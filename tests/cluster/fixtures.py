@@ -38,13 +38,24 @@ def cluster_22_05() -> Iterator[Cluster]:
         yield up
 
 
-@contextmanager
-def _cluster(flavour: str) -> Iterator[Cluster]:
+def must_not_skip() -> bool:
+    """Whether a missing program is a failure here (see REQUIRE)."""
+    return os.environ.get(REQUIRE) == "1"
+
+
+def require_cluster() -> None:
+    """Skip the test where the cluster (or a root file system of it) cannot run, or fail it if it
+    must not be skipped."""
     lacking = missing()
-    if lacking and os.environ.get(REQUIRE) == "1":
+    if lacking and must_not_skip():
         pytest.fail(f"{REQUIRE}=1, but {'; '.join(lacking)}")
     if lacking:
         pytest.skip("; ".join(lacking))
+
+
+@contextmanager
+def _cluster(flavour: str) -> Iterator[Cluster]:
+    require_cluster()
     _remove_abandoned()
     up = Cluster.up(flavour, name=f"{PREFIX}{os.getpid()}-{flavour}")
     try:

@@ -14,6 +14,9 @@ PACKAGES = {
 }
 """Commands and the Debian packages that have them."""
 
+SERVERS = ("caddy", "haproxy", "nginx-light", "prometheus")
+"""Debian packages of what the tests put around the gateway; no test of the cluster needs them."""
+
 
 def missing() -> list[str]:
     """What is wanting, in words; empty if the cluster can run here."""
@@ -26,8 +29,9 @@ def missing() -> list[str]:
 
 
 def install() -> None:
-    """Install the packages. ``debian-archive-keyring``: a Debian that is not the host's own."""
-    wanted = sorted({*PACKAGES.values(), "debian-archive-keyring"})
+    """Install the packages, and the servers of the tests marked ``proxy`` and of
+    tests/observability. ``debian-archive-keyring``: a Debian that is not the host's own."""
+    wanted = sorted({*PACKAGES.values(), "debian-archive-keyring", *SERVERS})
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["update"], ["install", "-y", "--no-install-recommends", *wanted]):
         subprocess.run(["apt-get", "-q", *command], check=True, env=environment)

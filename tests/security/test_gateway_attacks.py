@@ -1,0 +1,285 @@
+"""Attacks on the gateway by a client, or by whoever can reach its port."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeltainer.gateway.registry_follower import RegistryFollower
+from modeltainer.gateway.timed_connection import TimedProtocol
+from modeltainer.registry import launches
+from modeltainer.registry.endpoints import EndpointReader
+from modeltainer.registry.keys import KeyRing
+from modeltainer.registry.layout import LAUNCH_ID, Layout, new_launch_id
+from modeltainer.registry.records import Endpoint, State, encode
+from tests.engine.scripted import ScriptedEngine, whole
+from tests.gateway.setup import World
+
+BODY = b'{"model":"m","messages":[]}'
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+def exchange(world: World, *pieces: bytes) -> bytes:
+    """Send bytes on a connection of its own; everything that comes back until it is closed."""
+    with world.raw() as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+    return answer
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "content-length: {n}\r\ntransfer-encoding: chunked\r\n",
+        "content-length: {n}\r\ncontent-length: 0\r\n",
+        "transfer-encoding: xchunked\r\n",
+        "transfer-encoding : chunked\r\n",
+        "content-length: +{n}\r\n",
+        "content-length: {n}\r\nx-evil: a\0b\r\n",
+        "content-length: {n}\r\nx evil: a\r\n",
+    ],
+)
+def test_smuggling_heads_are_refused(world: World, head: str) -> None:
+    launched = world.launch("m")
+    inside = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
+    with world.serving():
+        request = (
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
+            f"authorization: Bearer {world.key}\r\n{head.format(n=len(BODY))}\r\n"
+        ).encode()
+        answer = exchange(world, request + BODY + inside)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert launched.engine.requests == []
+
+
+def test_what_the_engine_gets_is_one_request_with_no_field_of_ours_forged(world: World) -> None:
+    launched = world.launch("m")
+    launched.engine.answer = whole({"ok": True})
+    with world.serving():
+        more = (
+            "x-api-key: stolen\r\ncookie: session=1\r\nproxy-authorization: Basic eDp5\r\n"
+            "connection: close, authorization\r\nx-request-id: a\r\n"
+        )
+        answer = exchange(world, world.raw_request(BODY, more=more))
+    assert answer.startswith(b"HTTP/1.1 200")
+    [request] = launched.engine.requests
+    assert request.header("authorization") == f"Bearer {launched.secret.key}"
+    assert [name for name, _ in request.headers if name == "authorization"] == ["authorization"]
+    for name in ("x-api-key", "cookie", "proxy-authorization", "connection"):
+        assert request.header(name) is None
+    assert request.body == BODY
+
+
+def test_a_head_without_end_is_cut_off(world: World) -> None:
+    with world.serving(), world.raw() as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nx-long: ")
+        answer = b""
+        try:
+            for _ in range(200):
+                connection.sendall(b"a" * 4096)
+        except OSError:
+            pass  # it has hung up on us, as it should
+        else:
+            answer = connection.recv(65536)
+        assert not answer or answer.startswith(b"HTTP/1.1 431")
+
+
+def test_a_large_body_is_refused_before_it_is_read(world: World) -> None:
+    with world.serving(max_body_bytes=4096):
+        head = (
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
+            f"authorization: Bearer {world.key}\r\ncontent-length: 1000000000\r\n\r\n"
+        )
+        with world.raw() as connection:
+            connection.sendall(head.encode())
+            assert connection.recv(1024).startswith(b"HTTP/1.1 413")
+
+
+def test_slow_heads_and_bodies_are_hung_up_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TimedProtocol, "head_timeout_s", 0.2)
+    monkeypatch.setattr(TimedProtocol, "body_timeout_s", 0.2)
+    launched = world.launch("m")
+    with world.serving():
+        with world.raw() as silent, world.raw() as slow_head, world.raw() as slow_body:
+            slow_head.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nx-a: b")
+            slow_body.sendall(world.raw_request(BODY)[:-5])
+            assert silent.recv(1024) == b""
+            assert slow_head.recv(1024).startswith(b"HTTP/1.1 408")
+            assert slow_body.recv(1024).startswith(b"HTTP/1.1 408")
+        assert launched.engine.requests == []
+        launched.engine.answer = whole({"ok": True})
+        assert world.chat().status_code == 200
+        world.settled()
+
+
+def test_a_client_that_keeps_its_connection_is_not_hurried(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched = world.launch("m")
+    launched.engine.answer = whole({"ok": True})
+    monkeypatch.setattr(TimedProtocol, "head_timeout_s", 0.3)
+    with world.serving(), world.raw() as connection:
+        for _ in range(2):
+            connection.sendall(world.raw_request(BODY))
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            # Between requests uvicorn's keep-alive counts, not the time of a begun request.
+            time.sleep(0.5)
+
+
+def test_guessed_keys_open_nothing(world: World) -> None:
+    launched = world.launch("m")
+    near = world.key[:-1] + ("a" if world.key[-1] != "a" else "b")
+    with world.serving():
+        for guess in ("", "mt-", near, world.key.upper(), launched.secret.key, "owner "):
+            world.client.headers["authorization"] = f"Bearer {guess}x"
+            assert world.chat().status_code == 401
+            assert world.client.get("/admin/status").status_code == 401
+    assert launched.engine.requests == []
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/etc/passwd", "m\0", "..", "m/../../secret.json", "${HOME}"]
+)
+def test_a_models_name_is_never_a_path(world: World, name: str) -> None:
+    world.launch("m")
+    with world.serving():
+        answer = world.chat(name)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/../admin/status", "/v1/%2e%2e/admin/status", "//admin/status", "/v1/models/../x"]
+)
+def test_paths_do_not_climb_past_the_key(world: World, path: str) -> None:
+    with world.serving():
+        answer = exchange(
+            world, f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode()
+        )
+    assert answer.startswith(b"HTTP/1.1 401")
+
+
+@given(st.text())
+def test_any_name_makes_a_launch_id_that_stays_in_its_folder(name: str) -> None:
+    made = new_launch_id(name, 0)
+    assert LAUNCH_ID.fullmatch(made)
+    assert Layout(Path("/r")).launch(made).parent == Path("/r/launches")
+
+
+def test_a_log_line_cannot_be_forged(world: World) -> None:
+    forged = '\\n{"time":"x","level":"info","event":"forged"}'
+    launched = world.launch("m")
+    launched.engine.answer = whole({"ok": True})
+    with world.serving():
+        world.chat(f"nope{forged}")
+        world.client.get("/%0a%7b%22event%22:%22forged%22%7d")
+        world.client.get("/v1/models", headers={"x-request-id": "a{}b\x7f"})
+        lines = world.log("request")
+    assert {line["event"] for line in lines} == {"request"}
+    assert all(line["request_id"].startswith("req-") for line in lines)
+
+
+def plant(layout: Layout, name: str, **fields: object) -> None:
+    """An endpoint file as an attacker would write it."""
+    launch_id = new_launch_id("m", 0)
+    record = Endpoint(
+        **{  # type: ignore[arg-type]
+            "launch_id": launch_id,
+            "model": "m",
+            "replica": 0,
+            "job_id": "1",
+            "owner": "alice",
+            "engine": "llamacpp",
+            "runtime": "native",
+            "state": State.READY,
+            "node": "n",
+            "host": "127.0.0.1",
+            "port": 1,
+            "period_s": 100.0,
+            **fields,
+        }
+    )
+    (layout.endpoints / (name or f"{record.key}.json")).write_bytes(encode(record))
+
+
+def look(layout: Layout) -> tuple[int, dict[str, str]]:
+    """How many targets the gateway sees, and what it leaves out."""
+    follower = RegistryFollower(
+        layout, KeyRing(layout), lambda _: None, interval_s=1, warn=lambda _: None
+    )
+    snapshot = follower.look()
+    return len(snapshot.targets), snapshot.problems
+
+
+def test_a_planted_record_without_its_launchs_secret_leads_nowhere(world: World) -> None:
+    with ScriptedEngine(["m"]) as victim:
+        plant(world.layout, "", port=victim.port)
+        targets, problems = look(world.layout)
+        with world.serving():
+            assert world.chat().status_code in (404, 503)
+        assert victim.connections == 0
+    assert targets == 0
+    assert len(problems) == 1
+
+
+@pytest.mark.parametrize("fields", [{"launch_id": "../../../tmp/x-r0-aaaaaa"}, {"job_id": "../x"}])
+def test_a_planted_record_cannot_name_a_folder_elsewhere(
+    world: World, fields: dict[str, str]
+) -> None:
+    plant(world.layout, "1.x.json", **fields)
+    assert look(world.layout)[0] == 0
+
+
+def test_a_record_of_another_owner_is_not_believed(world: World) -> None:
+    world.launch("m")
+    reader = EndpointReader(world.layout, owners={os.getuid() + 1})
+    assert reader.poll() == []
+    assert "is not trusted here" in next(iter(reader.problems.values()))
+
+
+def test_a_planted_link_is_not_followed(world: World, tmp_path: Path) -> None:
+    launched = world.launch("m")
+    secret = world.layout.secret(launched.launch_id)
+    link = world.layout.endpoints / f"9.{launched.launch_id}.json"
+    link.symlink_to(secret)
+    os.mkfifo(world.layout.endpoints / "8.fifo.json")
+    targets, problems = look(world.layout)
+    assert targets == 1
+    assert set(problems) == {link.name, "8.fifo.json"}
+    assert json.loads(secret.read_text())["key"] not in str(problems)
+
+
+def test_a_secret_that_others_can_read_is_not_used(world: World) -> None:
+    launched = world.launch("m")
+    world.layout.secret(launched.launch_id).chmod(0o644)
+    targets, problems = look(world.layout)
+    assert targets == 0
+    assert "open to others" in next(iter(problems.values()))
+
+
+def test_a_secret_whose_key_would_break_a_header_is_not_used(world: World) -> None:
+    secret = launches.new_secret()
+    bad = type(secret)(key="a\r\nx-injected: 1", nonce=secret.nonce)
+    world.launch("m", secret=bad, engine=ScriptedEngine(["m"]))
+    targets, problems = look(world.layout)
+    assert targets == 0
+    assert "cannot be used in a header" in next(iter(problems.values()))
