@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from modeltainer.config.load import load
 from modeltainer.config.resolve import CannotLaunchError, Overrides, launch_spec, secret_environment
-from modeltainer.registry import launches
+from modeltainer.registry import deployments, launches
 from modeltainer.registry.endpoints import EndpointReader
 from modeltainer.registry.layout import Layout
 from modeltainer.registry.records import Endpoint, State
@@ -25,6 +25,7 @@ from modeltainer.view import JobSight, Row, merge
 
 if TYPE_CHECKING:
     from modeltainer.config.schema import Config
+    from modeltainer.hpc.snapshot import Snapshot
 
 
 class LaunchError(RuntimeError):
@@ -60,7 +61,11 @@ class StopReport:
     still_running: list[str] = field(default_factory=list)
     """Cancelled, but not gone within the time given; stop again or ask the scheduler."""
     unknown: list[str] = field(default_factory=list)
-    """Targets that name no launch."""
+    """Targets that name neither a launch nor a deployment."""
+    withdrawn: list[str] = field(default_factory=list)
+    """Models that are declared no more."""
+    replaced: list[str] = field(default_factory=list)
+    """Models of single launches that were stopped but stay declared: others take their place."""
 
 
 def executor_of(config: Config) -> Literal["slurm", "local"]:
@@ -90,13 +95,63 @@ def plan(
         LaunchError: an unknown model, or no place on this cluster.
         CannotLaunchError: the source or the runtime does not allow it.
     """
-    executor = executor_of(config)
-    specs = []
-    for wished in models:
-        name = known_model(wished, config)
-        for replica in range(replicas or config.models[name].replicas):
-            specs.append(launch_spec(config, name, replica, executor=executor, overrides=overrides))
-    return _placed(specs, config) if executor == "slurm" else specs
+    planner = Planner(config)
+    names = [known_model(wished, config) for wished in models]
+    return [
+        planner.spec(name, replica, overrides)
+        for name in names
+        for replica in range(replicas or config.models[name].replicas)
+    ]
+
+
+class Planner:
+    """Specs with their placement, all from one look at the cluster."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._executor = executor_of(config)
+        self._snapshot: Snapshot | None = None
+
+    def spec(
+        self,
+        model: str,
+        replica: int,
+        overrides: Overrides | None = None,
+        *,
+        deployment: str | None = None,
+    ) -> LaunchSpec:
+        """The spec of one replica of a model in models.yaml. Raises as :func:`plan`."""
+        spec = launch_spec(
+            self._config, model, replica, executor=self._executor, overrides=overrides
+        )
+        spec = replace(spec, deployment=deployment)
+        return self._placed(spec) if self._executor == "slurm" else spec
+
+    def _placed(self, spec: LaunchSpec) -> LaunchSpec:
+        from modeltainer.hpc.commands import SlurmError
+        from modeltainer.hpc.placement import PlacementError, place
+        from modeltainer.hpc.snapshot import take_snapshot
+
+        site = self._config.site
+        try:
+            if self._snapshot is None:
+                self._snapshot = take_snapshot()
+            placement = place(
+                self._snapshot, spec.resources, partitions_preferred=tuple(site.partitions)
+            )
+        except SlurmError as error:
+            raise LaunchError(
+                "slurm-unavailable", str(error), "try again, or ask whether the controller is down"
+            ) from error
+        except PlacementError as error:
+            raise LaunchError(error.code, f"{spec.model}: {error.message}", error.hint) from error
+        at = site.partitions.get(placement.partition or "")
+        resources = replace(
+            spec.resources,
+            account=spec.resources.account or (at.account if at else None),
+            qos=spec.resources.qos or (at.qos if at else None),
+        )
+        return replace(spec, placement=placement, resources=resources)
 
 
 def known_model(wished: str, config: Config) -> str:
@@ -119,6 +174,13 @@ def submit(specs: Sequence[LaunchSpec], *, config: Config) -> list[Row]:
         LaunchError: the registry cannot be written, or the scheduler refuses.
         CannotLaunchError: a secret is not there.
     """
+    submit_unseen(specs, config=config)
+    wanted = {spec.launch_id for spec in specs}
+    return [row for row in list_launches(config) if row.launch_id in wanted]
+
+
+def submit_unseen(specs: Sequence[LaunchSpec], *, config: Config) -> None:
+    """:func:`submit` without a look at the queue afterwards. Raises as it does."""
     from modeltainer.hpc.submit import SubmissionError
     from modeltainer.hpc.submit import submit as submit_job
 
@@ -139,8 +201,6 @@ def submit(specs: Sequence[LaunchSpec], *, config: Config) -> list[Row]:
         if isinstance(error, OSError):
             raise _registry_error(config, error) from error
         raise
-    wanted = set(created)
-    return [row for row in list_launches(config) if row.launch_id in wanted]
 
 
 def launch(
@@ -230,15 +290,23 @@ def stop(
 
     config = load() if config is None else config
     layout = Layout(config.site.registry)
+    # First of all, so that no reconciler starts anew what is stopped here.
+    try:
+        withdrawn = _withdraw(layout, targets, all_, config)
+    except OSError as error:
+        raise _registry_error(config, error) from error
     found = launches.read_all(layout)
     chosen, unknown = _select(found, targets, all_, config)
+    unknown = [one for one in unknown if (config.model_named(one) or one) not in withdrawn]
     try:
         cancel([launch.submission for launch in chosen if launch.submission is not None])
     except SlurmError as error:
         raise LaunchError(
             "slurm-unavailable", f"the jobs could not be cancelled: {error}", "try again"
         ) from error
-    report = StopReport(unknown=unknown)
+    report = StopReport(
+        unknown=unknown, withdrawn=withdrawn, replaced=_still_declared(layout, chosen)
+    )
     scheduler = Scheduler(min_interval_s=0.5)
     deadline = time.monotonic() + wait_s
     waiting = {launch.spec.launch_id: launch for launch in chosen}
@@ -246,7 +314,7 @@ def stop(
         sights = scheduler.look([w.submission for w in waiting.values() if w.submission])
         for launch_id, one in list(waiting.items()):
             if one.submission is None or sights[one.submission.job_id].residence == "gone":
-                _forget(layout, launch_id)
+                forget(layout, launch_id)
                 report.stopped.append(launch_id)
                 del waiting[launch_id]
         if waiting and time.monotonic() >= deadline:
@@ -292,35 +360,6 @@ def _underway(row: Row) -> bool:
     return row.state not in {State.READY, State.DRAINING, State.ENDED}
 
 
-def _placed(specs: list[LaunchSpec], config: Config) -> list[LaunchSpec]:
-    from modeltainer.hpc.commands import SlurmError
-    from modeltainer.hpc.placement import PlacementError, place
-    from modeltainer.hpc.snapshot import take_snapshot
-
-    try:
-        snapshot = take_snapshot()
-    except SlurmError as error:
-        raise LaunchError(
-            "slurm-unavailable", str(error), "try again, or ask whether the controller is down"
-        ) from error
-    placed = []
-    for spec in specs:
-        try:
-            placement = place(
-                snapshot, spec.resources, partitions_preferred=tuple(config.site.partitions)
-            )
-        except PlacementError as error:
-            raise LaunchError(error.code, f"{spec.model}: {error.message}", error.hint) from error
-        at = config.site.partitions.get(placement.partition or "")
-        resources = replace(
-            spec.resources,
-            account=spec.resources.account or (at.account if at else None),
-            qos=spec.resources.qos or (at.qos if at else None),
-        )
-        placed.append(replace(spec, placement=placement, resources=resources))
-    return placed
-
-
 def _unknown_model(wished: str, config: Config) -> tuple[str, str]:
     names = [
         *config.models,
@@ -358,16 +397,31 @@ def _undo(layout: Layout, created: Iterable[str], executor: str) -> None:
     with contextlib.suppress(SlurmError):
         cancel(submissions)
     for launch_id in created:
-        _forget(layout, launch_id)
+        forget(layout, launch_id)
 
 
-def _forget(layout: Layout, launch_id: str) -> None:
+def forget(layout: Layout, launch_id: str) -> None:
     """Remove what is left of a launch whose job is gone, its dead agent's endpoint file too."""
     with contextlib.suppress(OSError):
         for name in os.listdir(layout.endpoints):
             if name.endswith(f".{launch_id}.json"):
                 (layout.endpoints / name).unlink(missing_ok=True)
     launches.remove(layout, launch_id)
+
+
+def _withdraw(layout: Layout, targets: Sequence[str], all_: bool, config: Config) -> list[str]:
+    """Remove the declarations of the models that are named; returns those that had one."""
+    declared = deployments.read_all(layout)
+    named = {config.model_named(target) or target for target in targets}
+    chosen = [model for model in declared if all_ or model in named]
+    return [model for model in chosen if deployments.withdraw(layout, model)]
+
+
+def _still_declared(layout: Layout, chosen: Sequence[launches.Launch]) -> list[str]:
+    declared = deployments.read_all(layout)
+    return sorted(
+        {one.spec.model for one in chosen if one.spec.deployment is not None} & declared.keys()
+    )
 
 
 def _select(
