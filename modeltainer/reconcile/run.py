@@ -8,6 +8,7 @@ everything else may be done twice.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -420,18 +421,30 @@ def _replica(
     )
 
 
-def watch(
-    reconciler: Reconciler,
+def reconcile(
+    layout: Layout,
+    load_config: Callable[[], Config],
     *,
-    ours: Callable[[], bool],
-    ended: Callable[[float], bool],
+    over: threading.Event,
     say: Callable[[str], None],
 ) -> None:
-    """Step until the lease is lost or ``ended`` (given the seconds to wait) says so."""
-    while ours():
-        try:
-            reconciler.step()
-        except Exception as error:  # one bad look must not end the service
-            say(f"this look failed: {type(error).__name__}: {error}")
-        if ended(STEP_S):
-            return
+    """Be the reconciler, as soon as no other one is, until ``over``.
+
+    Raises:
+        BusyError: it was over before the other one had gone.
+        OSError: the registry cannot be written.
+    """
+
+    def waits(holder: str) -> None:
+        say(f"waiting: {holder} reconciles this registry")
+
+    while not over.is_set():
+        with lease(layout, cancelled=over.is_set, on_wait=waits) as ours:
+            say("reconciling")
+            reconciler = Reconciler(layout, load_config, ours=ours, say=say)
+            while ours() and not over.is_set():
+                try:
+                    reconciler.step()
+                except Exception as error:  # one bad look must not end the service
+                    say(f"this look failed: {type(error).__name__}: {error}")
+                over.wait(STEP_S)

@@ -51,10 +51,8 @@ def test_a_holder_that_was_killed_is_taken_over(tmp_path: Path) -> None:
     holder.kill()
     holder.communicate()
     assert lock.exists()
-    waited: list[str] = []
-    with shared_lock(lock, stale_s=0.5, on_wait=waited.append):
-        pass
-    assert str(holder.pid) in waited[0]
+    with shared_lock(lock, stale_s=60) as ours:  # not watched for long: it died on this host
+        assert ours()
     assert not lock.exists()
 
 
