@@ -13,6 +13,8 @@ from typing import Any
 
 from modeltainer.gateway.auth import NOBODY, Authenticator
 from modeltainer.gateway.catalog import Catalog, LoadConfig
+from modeltainer.gateway.cold_start import ColdStart
+from modeltainer.gateway.demand_book import DemandBook
 from modeltainer.gateway.endpoint_set import EndpointSet
 from modeltainer.gateway.errors import GatewayError, Message, Receive, Scope, Send, send_error
 from modeltainer.gateway.headers import request_id
@@ -50,7 +52,16 @@ class Gateway:
             ring := KeyRing(layout), required=settings.auth == "keys", owner_token=owner_token
         )
         ring.refresh()
-        self.proxy = Proxy(settings, self.endpoints, self.authenticator, self.standing, log)
+        self.book = DemandBook(layout, warn=lambda message: log.warning("demand", message=message))
+        self.proxy = Proxy(
+            settings,
+            self.endpoints,
+            self.authenticator,
+            self.standing,
+            log,
+            cold_start=ColdStart(settings.cold_start, layout, self.endpoints, log),
+            book=self.book,
+        )
         self._ring = ring
         self._follower: RegistryFollower | None = None
         self._control = control_app(self)
@@ -107,11 +118,14 @@ class Gateway:
             warn=lambda message: self.log.warning("registry", message=message),
         )
         self._follower.start()
+        if self.settings.reconcile:
+            self.book.start()
 
     async def stop(self) -> None:
         """Stop following; called once, by the lifespan."""
         if self._follower is not None:
             self._follower.stop()
+        self.book.stop()
         self.endpoints.close()
 
     async def reload(self) -> bool:

@@ -11,6 +11,8 @@ from typing import Any
 from modeltainer.gateway.auth import Authenticator
 from modeltainer.gateway.body import Body, parse
 from modeltainer.gateway.client_connection import ClientConnection, client_connection
+from modeltainer.gateway.cold_start import ColdStart
+from modeltainer.gateway.demand_book import DemandBook
 from modeltainer.gateway.endpoint_set import EndpointSet, LiveEndpoint
 from modeltainer.gateway.errors import GatewayError, Headers, Receive, Scope, Send, send_error
 from modeltainer.gateway.headers import request_head, request_id, response_headers
@@ -100,8 +102,12 @@ class Proxy:
         authenticator: Authenticator,
         standing: Standing,
         log: JsonLog,
+        *,
+        cold_start: ColdStart,
+        book: DemandBook,
     ) -> None:
         self._settings, self._endpoints = settings, endpoints
+        self._cold_start, self._book = cold_start, book
         self._authenticator, self._standing, self._log = authenticator, standing, log
         self._running: set[Exchange] = set()
         self._idle = asyncio.Event()
@@ -209,6 +215,18 @@ class Proxy:
                 "model_not_allowed",
                 param="model",
             )
+        down = not self._endpoints.table.candidates(model)
+        may_wait = down and await self._cold_start.admit(model)
+        self._book.begin(model, waits=down)
+        try:
+            if may_wait:
+                await self._cold_start.hold(model)
+            await self._try(exchange, model, body)
+        finally:
+            self._book.end(model)
+
+    async def _try(self, exchange: Exchange, model: str, body: Body) -> None:
+        """Send the request to one endpoint after the other, until one answers."""
         failed: set[str] = set()
         failure: UpstreamError | None = None
         while exchange.attempts < MAX_ATTEMPTS:
