@@ -124,8 +124,12 @@ class Agent:
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGTERM:
             self._ask = Ask.STOP
-        elif self._ask is None and self._facts.ends_unix is None:
-            # SIGUSR2. With a known end the agent plans the drain itself; without, this is the word.
+            return
+        # SIGURG is Slurm's early word of the walltime, or whoever asked for something in the launch
+        # folder; SIGUSR2 is submitit's early word on a bare machine.
+        self._registration.poke()
+        if number == signal.SIGUSR2 and self._ask is None and self._facts.ends_unix is None:
+            # With a known end the agent plans the drain itself.
             self._ask = Ask.WALLTIME
 
     def _look_for_requests(self) -> None:
@@ -138,7 +142,9 @@ class Agent:
     @property
     def _asked(self) -> Ask | None:
         """What was asked of this replica, if anything."""
-        return self._ask or (Ask.DRAIN if self._drain_reason is not None else None)
+        if self._ask is not None or self._drain_reason is None:
+            return self._ask
+        return Ask.RELEASE if self._drain_reason == launches.STOPPED else Ask.DRAIN
 
     def _live(self) -> Cause:
         image = self._image()
@@ -388,7 +394,7 @@ class _Wakeup:
         def handle(number: int, frame: FrameType | None) -> None:
             on_signal(number)
 
-        for number in (signal.SIGTERM, signal.SIGUSR2):
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGURG):
             signal.signal(number, handle)
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
             signal.signal(number, lambda number, frame: None)

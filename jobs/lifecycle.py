@@ -28,6 +28,8 @@ class Ask(str, Enum):
 
     STOP = "stopped"
     WALLTIME = "walltime"
+    RELEASE = "released"
+    """A stop that can wait for what runs, within the drain time."""
     DRAIN = "drained"
     """Others serve in its place: what runs may finish in peace."""
 
@@ -129,7 +131,9 @@ def _drain(life: Life, facts: Facts, limits: Limits, ask: Ask | None) -> tuple[L
 
 def _stronger(known: Ask | None, new: Ask | None) -> Ask | None:
     """The more pressing of the two."""
-    return next((ask for ask in (Ask.STOP, Ask.WALLTIME) if ask in (known, new)), known or new)
+    return next(
+        (ask for ask in (Ask.STOP, Ask.WALLTIME, Ask.RELEASE) if ask in (known, new)), known or new
+    )
 
 
 def _become(life: Life, state: State, now: float, ask: Ask | None) -> Life:

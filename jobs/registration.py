@@ -53,6 +53,12 @@ class Registration:
             self._pending = True
             self._condition.notify()
 
+    def poke(self) -> None:
+        """Renew, and look for what others ask, now."""
+        with self._condition:
+            self._pending = True
+            self._condition.notify()
+
     def close(self, timeout_s: float, **changes: Any) -> None:
         """Write the last word and stop renewing; waits for it at most ``timeout_s`` seconds."""
         with self._condition:

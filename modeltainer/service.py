@@ -298,8 +298,11 @@ def stop(
     found = launches.read_all(layout)
     chosen, unknown = _select(found, targets, all_, config)
     unknown = [one for one in unknown if (config.model_named(one) or one) not in withdrawn]
+    began = time.monotonic()
+    scheduler = Scheduler(min_interval_s=0.5)
+    draining = _ask_to_drain(layout, chosen, scheduler) if wait_s > 0 else {}
     try:
-        cancel([launch.submission for launch in chosen if launch.submission is not None])
+        cancel([one.submission for one in chosen if one.submission and not _in(draining, one)])
     except SlurmError as error:
         raise LaunchError(
             "slurm-unavailable", f"the jobs could not be cancelled: {error}", "try again"
@@ -307,8 +310,7 @@ def stop(
     report = StopReport(
         unknown=unknown, withdrawn=withdrawn, replaced=_still_declared(layout, chosen)
     )
-    scheduler = Scheduler(min_interval_s=0.5)
-    deadline = time.monotonic() + wait_s
+    deadline = began + wait_s
     waiting = {launch.spec.launch_id: launch for launch in chosen}
     while waiting:
         sights = scheduler.look([w.submission for w in waiting.values() if w.submission])
@@ -317,12 +319,59 @@ def stop(
                 forget(layout, launch_id)
                 report.stopped.append(launch_id)
                 del waiting[launch_id]
+        late = [
+            waiting[name].submission
+            for name, patience_s in draining.items()
+            if name in waiting and time.monotonic() - began >= min(patience_s, wait_s)
+        ]
+        if late:
+            with contextlib.suppress(SlurmError):
+                cancel([one for one in late if one is not None])
+                draining = {}
         if waiting and time.monotonic() >= deadline:
             report.still_running = sorted(waiting)
             break
         if waiting:
             time.sleep(0.2)
     return report
+
+
+DRAIN_SLACK_S = 8.0
+"""Beside its drain time, what an agent needs to see the request and to end its engine."""
+
+
+def _ask_to_drain(
+    layout: Layout, chosen: Sequence[launches.Launch], scheduler: Scheduler
+) -> dict[str, float]:
+    """Have the agents of running Slurm jobs drain; launch ids, with the seconds to give each.
+
+    scancel would end the engine, and its requests, with the agent (:mod:`modeltainer.hpc.cancel`).
+    """
+    from modeltainer.hpc.cancel import nudge
+
+    slurm = [one for one in chosen if one.submission and one.submission.executor != "local"]
+    if not slurm:
+        return {}
+    sights = scheduler.look([one.submission for one in slurm if one.submission])
+    served = {
+        seen.endpoint.launch_id
+        for seen in EndpointReader(layout).poll()
+        if seen.endpoint.state in {State.READY, State.DRAINING}
+    }
+    asked: list[launches.Launch] = []
+    for one in slurm:
+        assert one.submission is not None
+        running = sights[one.submission.job_id].residence == "running"
+        if running and one.spec.launch_id in served:
+            with contextlib.suppress(OSError):
+                launches.request_drain(layout, one.spec.launch_id, launches.STOPPED)
+                asked.append(one)
+    nudge([one.submission for one in asked if one.submission])
+    return {one.spec.launch_id: one.spec.drain_s + DRAIN_SLACK_S for one in asked}
+
+
+def _in(draining: Mapping[str, float], one: launches.Launch) -> bool:
+    return one.spec.launch_id in draining
 
 
 class _Observer:

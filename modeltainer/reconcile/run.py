@@ -268,10 +268,13 @@ class Reconciler:
     # -- acting --
 
     def _act(self, plan: Plan, view: View) -> None:
+        from modeltainer.hpc.cancel import nudge
+
         cancelled = [one for one in plan.actions if isinstance(one, Cancel)]
-        for action in plan.actions:
-            if isinstance(action, Drain):
-                self._ask(action.launch_id, action.reason)
+        drained = [one for one in plan.actions if isinstance(one, Drain)]
+        for action in drained:
+            self._ask(action.launch_id, action.reason)
+        nudge([view.submissions[one.launch_id] for one in drained])
         self._cancel(cancelled, view)
         for action in plan.actions:
             if isinstance(action, Forget):

@@ -26,6 +26,10 @@ from modeltainer.spec import LaunchSpec
 MAX_SPEC_BYTES = 1024 * 1024
 
 
+STOPPED = "mt-submit stop"
+"""The reason in a request to drain that comes from a stop: nothing takes this launch's place."""
+
+
 @dataclass(frozen=True)
 class Launch:
     """One launch folder as found; ``submission`` is None between planning and sbatch's answer."""

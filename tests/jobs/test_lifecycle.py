@@ -15,7 +15,7 @@ moments = st.lists(
     st.tuples(
         st.floats(0.01, 40),
         st.booleans(),
-        st.sampled_from([None, None, None, Ask.STOP, Ask.WALLTIME, Ask.DRAIN]),
+        st.sampled_from([None, None, None, Ask.STOP, Ask.WALLTIME, Ask.RELEASE, Ask.DRAIN]),
         st.booleans(),
     ),
     max_size=60,
