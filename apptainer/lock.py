@@ -3,7 +3,8 @@
 ``flock`` is not to be trusted there, and neither are clocks and mtimes. The lock is a file made
 with O_EXCL, whose content carries a counter that the holder raises while it works. Who waits
 watches the counter by its own monotonic clock; a counter that stands still belongs to a dead
-holder, and is taken over by renaming the file away, which only one of the waiting can do.
+holder, and is taken over by renaming the file away, which only one of the waiting can do. A holder
+that was a process of this very machine and is no more needs no watching.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ def shared_lock(
     cancelled: Callable[[], bool] = lambda: False,
     renew_s: float = RENEW_S,
     stale_s: float = STALE_S,
-) -> Iterator[None]:
-    """Hold ``path`` as a lock.
+) -> Iterator[Callable[[], bool]]:
+    """Hold ``path`` as a lock; gives a function that says whether it still is ours (a holder that
+    was stopped for longer than ``stale_s`` has lost it).
 
     Args:
         on_wait: told the holder (``user@host pid``) once, when there is one.
@@ -39,13 +41,13 @@ def shared_lock(
     Raises:
         OSError: the folder cannot be written.
     """
-    token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
+    token = f"{socket.gethostname()} {os.getpid()} {_process_space()} {secrets.token_hex(8)}"
     _acquire(path, token, on_wait, cancelled, stale_s)
     stop = threading.Event()
     renewer = threading.Thread(target=_renew, args=(path, token, renew_s, stop), daemon=True)
     renewer.start()
     try:
-        yield
+        yield lambda: _holder(path) == token
     finally:
         stop.set()
         renewer.join()
@@ -72,7 +74,7 @@ def _acquire(
             return
         if content != seen:
             seen, moved_at = content, time.monotonic()
-        elif time.monotonic() - moved_at > stale_s:
+        if time.monotonic() - moved_at > stale_s or _died_here(content):
             _take_away(path, content)
             continue
         if not told and content:
@@ -81,6 +83,21 @@ def _acquire(
         if cancelled():
             raise KeyboardInterrupt
         time.sleep(0.2)
+
+
+def _process_space() -> str:
+    """Names what a process id is unique in: this boot of this machine, this pid namespace."""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    return "unknown"
+
+
+def _died_here(content: str) -> bool:
+    words = content.split()
+    if len(words) < 4 or words[2] == "unknown" or words[2] != _process_space():
+        return False
+    return words[1].isdigit() and not Path("/proc", words[1]).exists()
 
 
 def _take_away(path: Path, content: str) -> None:

@@ -15,6 +15,8 @@ from modeltainer.gateway.accounting import Accounting
 from modeltainer.gateway.auth import NOBODY, Authenticator
 from modeltainer.gateway.breaker import BreakerState
 from modeltainer.gateway.catalog import Catalog, LoadConfig
+from modeltainer.gateway.cold_start import ColdStart
+from modeltainer.gateway.demand_book import DemandBook
 from modeltainer.gateway.endpoint_set import EndpointSet, LiveEndpoint
 from modeltainer.gateway.errors import GatewayError, Message, Receive, Scope, Send, send_error
 from modeltainer.gateway.headers import request_id
@@ -57,6 +59,7 @@ class Gateway:
         ring.refresh()
         self.metrics = Metrics()
         self.accounting = Accounting(layout, self.metrics, log, write=settings.usage)
+        self.book = DemandBook(layout, warn=lambda message: log.warning("demand", message=message))
         self.proxy = Proxy(
             settings,
             endpoints=self.endpoints,
@@ -65,6 +68,8 @@ class Gateway:
             accounting=self.accounting,
             metrics=self.metrics,
             log=log,
+            cold_start=ColdStart(settings.cold_start, layout, self.endpoints, log),
+            book=self.book,
         )
         self._add_gauges()
         self._ring = ring
@@ -125,12 +130,15 @@ class Gateway:
         )
         self._follower.start()
         self.accounting.start()
+        if self.settings.reconcile:
+            self.book.start()
 
     async def stop(self) -> None:
         """Stop following; called once, by the lifespan."""
         if self._follower is not None:
             self._follower.stop()
         await self.accounting.stop()
+        self.book.stop()
         self.endpoints.close()
 
     async def reload(self) -> bool:

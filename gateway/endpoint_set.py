@@ -63,6 +63,8 @@ class EndpointSet:
         self.read_at = 0.0
         """When the registry was last read (the loop's clock)."""
         self.table = Table()
+        self.changed = asyncio.Event()
+        """Set, and replaced by a new one, when the table changes."""
 
     def set_models(self, models: Mapping[str, tuple[str, ...]]) -> None:
         """Names and aliases of models.yaml."""
@@ -153,6 +155,8 @@ class EndpointSet:
     def _rebuild(self) -> None:
         proven = [live.target for live in self.all if live.verified]
         self.table = table(proven, self._models)
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
 
     def _start_probe(self, live: LiveEndpoint) -> None:
         live.probe = asyncio.get_running_loop().create_task(self._prove(live))

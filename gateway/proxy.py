@@ -13,6 +13,8 @@ from modeltainer.gateway.auth import Authenticator
 from modeltainer.gateway.body import Body, parse
 from modeltainer.gateway.breaker import Trial
 from modeltainer.gateway.client_connection import client_connection
+from modeltainer.gateway.cold_start import ColdStart
+from modeltainer.gateway.demand_book import DemandBook
 from modeltainer.gateway.endpoint_set import EndpointSet, LiveEndpoint
 from modeltainer.gateway.errors import GatewayError, Headers, Receive, Scope, Send, send_error
 from modeltainer.gateway.exchange import Exchange, Interruption
@@ -74,9 +76,12 @@ class Proxy:
         accounting: Accounting,
         metrics: Metrics,
         log: JsonLog,
+        cold_start: ColdStart,
+        book: DemandBook,
     ) -> None:
         self._accounting, self._metrics = accounting, metrics
         self._settings, self._endpoints = settings, endpoints
+        self._cold_start, self._book = cold_start, book
         self._authenticator, self._standing, self._log = authenticator, standing, log
         self._limiter = Limiter()
         self._running: set[Exchange] = set()
@@ -215,6 +220,18 @@ class Proxy:
                 param="model",
             )
         self._reserve(exchange, key, body)
+        down = not self._endpoints.table.candidates(model)
+        may_wait = down and await self._cold_start.admit(model)
+        self._book.begin(model, waits=down)
+        try:
+            if may_wait:
+                await self._cold_start.hold(model)
+            await self._try(exchange, model, body)
+        finally:
+            self._book.end(model)
+
+    async def _try(self, exchange: Exchange, model: str, body: Body) -> None:
+        """Send the request to one endpoint after the other, until one answers."""
         failed: set[str] = set()
         failure: UpstreamError | None = None
         while exchange.attempts < MAX_ATTEMPTS:

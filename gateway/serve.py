@@ -21,6 +21,7 @@ from modeltainer.gateway.address import GatewayAddress
 from modeltainer.gateway.app import Gateway, build
 from modeltainer.gateway.listening import CannotListenError, bind, take_lock
 from modeltainer.gateway.log import JsonLog, ServerLogHandler
+from modeltainer.gateway.reconciler_process import ReconcilerProcess
 from modeltainer.gateway.settings import GatewaySettings
 from modeltainer.gateway.timed_connection import TimedProtocol
 from modeltainer.registry.layout import Layout
@@ -123,7 +124,8 @@ def serve(
             state.write(layout, address)
             _route_server_log(log)
             log.info("started", pid=os.getpid(), address=address.socket or address.url)
-            run(gateway, listener, address, announce)
+            reconciler = ReconcilerProcess(layout, config_file, log) if settings.reconcile else None
+            run(gateway, listener, address, announce, reconciler)
         finally:
             state.remove(layout, address)
             listener.close()
@@ -140,8 +142,9 @@ def run(
     listener: socket.socket,
     address: GatewayAddress,
     announce: Callable[[GatewayAddress], None] | None,
+    reconciler: ReconcilerProcess | None = None,
 ) -> None:
-    """Run the server on uvloop until it ends."""
+    """Run the server, and the reconciler beside it, on uvloop until it ends."""
     import uvloop
 
     async def main() -> None:
@@ -159,7 +162,12 @@ def run(
         loop.add_signal_handler(signal.SIGHUP, reload)
         if announce is not None:
             announce(address)
+        kept = loop.create_task(reconciler.run()) if reconciler is not None else None
         await server.serve(sockets=[listener])
+        if kept is not None:
+            kept.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await kept
 
     loop = uvloop.new_event_loop()
     try:

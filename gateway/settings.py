@@ -8,6 +8,24 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
+class ColdStartSettings(BaseModel):
+    """What happens to a request for a model that is down. Times in seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    enabled: bool = False
+    """Start any model of models.yaml at its first request (those declared with ``up --keep --min
+    0`` are started in any case)."""
+    wait: Annotated[float, Field(ge=0, le=3600)] = 120.0
+    """How long a request is held until the model serves; then it gets 503 and when to try again."""
+    max_jobs: Annotated[int, Field(ge=1)] = 4
+    """Models that may be up at once because they were asked for."""
+    max_held: Annotated[int, Field(ge=1)] = 256
+    """Requests that are held at once."""
+    idle_release: Annotated[float, Field(ge=10)] = 900.0
+    """Without a request for so long, such a model is stopped."""
+
+
 class GatewaySettings(BaseModel):
     """How the gateway listens, whom it lets in and how long it waits. Times in seconds."""
 
@@ -52,6 +70,11 @@ class GatewaySettings(BaseModel):
     """How long running answers may go on after SIGTERM."""
     poll_interval: Annotated[float, Field(gt=0, le=60)] = 1.0
     """Between two looks at the registry."""
+
+    reconcile: bool = True
+    """Keep up what ``mt-submit up --keep`` has declared, for as long as the gateway runs."""
+    cold_start: ColdStartSettings = ColdStartSettings()
+    """Start models at their first request."""
 
     @model_validator(mode="after")
     def _no_open_door(self) -> GatewaySettings:

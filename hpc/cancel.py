@@ -3,12 +3,15 @@
 Slurm: a plain ``scancel`` sends SIGCONT and SIGTERM to every step, so to the agent under srun, and
 SIGKILL to what is left after KillWait (slurm.conf(5), 30 s by default). ``--batch`` and ``--full``
 are for scripts that catch signals themselves; ours does not. A pending job is simply removed.
+Every process of the step is meant, the engine among them: whoever wants running requests to finish
+writes a request to drain and nudges first.
 
 Local: submitit's controller passes SIGTERM on to the agent (submitit.local.local.Controller).
 """
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import re
@@ -16,6 +19,7 @@ import signal
 from collections.abc import Sequence
 
 from modeltainer.hpc.commands import SlurmError, run
+from modeltainer.hpc.options import EARLY_SIGNAL
 from modeltainer.registry.records import Submission
 from modeltainer.scheduler import start_ticks
 
@@ -38,6 +42,15 @@ def cancel(submissions: Sequence[Submission]) -> None:
     jobs = [one.job_id for one in submissions if one.executor in {"slurm", "sbatch"}]
     if jobs:
         _scancel(jobs)
+
+
+def nudge(submissions: Sequence[Submission]) -> None:
+    """Have the agents of these jobs look at once for what is asked of them; they look every few
+    seconds by themselves, so nothing is lost when this fails."""
+    jobs = [one.job_id for one in submissions if one.executor != "local"]
+    if jobs:
+        with contextlib.suppress(SlurmError):
+            run(["scancel", f"--signal={EARLY_SIGNAL}", *jobs])
 
 
 def cancel_named(name: str) -> None:

@@ -18,6 +18,10 @@ from pathlib import Path
 from modeltainer.registry.layout import Layout
 from modeltainer.spec import LaunchSpec
 
+EARLY_SIGNAL = "URG"
+"""Slurm signals every process of a step, so the engine too, and SIGUSR1 and SIGUSR2 would end it
+(signal(7), default actions); SIGURG does nothing to those that do not handle it."""
+
 
 @dataclass(frozen=True)
 class Option:
@@ -52,7 +56,7 @@ def walltime_min(spec: LaunchSpec) -> int:
 
 
 def early_signal_s(spec: LaunchSpec) -> int:
-    """When before the end SIGUSR2 comes: never before half of the walltime is over, and within
+    """When before the end SIGURG comes: never before half of the walltime is over, and within
     Slurm's range (0 to 65535). Slurm may send it up to 60 s early."""
     return max(1, min(spec.early_signal_s, walltime_min(spec) * 30, 65535))
 
@@ -90,8 +94,8 @@ def slurm_options(spec: LaunchSpec, output: str) -> list[Option]:
         Option("time", walltime_min(spec), "Minutes until Slurm ends the job."),
         Option(
             "signal",
-            f"USR2@{early_signal_s(spec)}",
-            "So many seconds earlier the agent is told, and stops taking requests.",
+            f"{EARLY_SIGNAL}@{early_signal_s(spec)}",
+            "So many seconds earlier the agent is told; who does not know SIGURG ignores it.",
         ),
         Option("open-mode", "append", "A log that is there is not overwritten."),
         Option("output", output, "What the job prints, standard error too."),

@@ -66,14 +66,17 @@ class Agent:
 
     def __init__(self, spec: LaunchSpec, secret: LaunchSecret, folder: Path) -> None:
         self._spec, self._secret = spec, secret
-        self._log_folder = folder / "log"
+        self._folder, self._log_folder = folder, folder / "log"
         self._facts: JobFacts = job_facts(spec, os.environ, time.time())
         self._engine: Engine = engine_for(spec.engine, spec.runtime)
         self._limits = Limits(load_timeout_s=spec.load_timeout_s, drain_s=spec.drain_s)
         self._ask: Ask | None = None
+        self._drain_reason: str | None = None
         self._wakeup = _Wakeup()
         self._registration = Registration(
-            EndpointWriter(Layout(Path(spec.site.registry)), self._first_record()), self._say
+            EndpointWriter(Layout(Path(spec.site.registry)), self._first_record()),
+            self._say,
+            self._look_for_requests,
         )
         self._clocks = Clocks()
         self._scratch_folder: tempfile.TemporaryDirectory[str] | None = None
@@ -121,9 +124,27 @@ class Agent:
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGTERM:
             self._ask = Ask.STOP
-        elif self._ask is None and self._facts.ends_unix is None:
-            # SIGUSR2. With a known end the agent plans the drain itself; without, this is the word.
+            return
+        # SIGURG is Slurm's early word of the walltime, or whoever asked for something in the launch
+        # folder; SIGUSR2 is submitit's early word on a bare machine.
+        self._registration.poke()
+        if number == signal.SIGUSR2 and self._ask is None and self._facts.ends_unix is None:
+            # With a known end the agent plans the drain itself.
             self._ask = Ask.WALLTIME
+
+    def _look_for_requests(self) -> None:
+        """Runs in the registration's thread: the folder may hang."""
+        if self._drain_reason is None:
+            self._drain_reason = launches.drain_reason(self._folder)
+            if self._drain_reason is not None:
+                self._wakeup.wake()
+
+    @property
+    def _asked(self) -> Ask | None:
+        """What was asked of this replica, if anything."""
+        if self._ask is not None or self._drain_reason is None:
+            return self._ask
+        return Ask.RELEASE if self._drain_reason == launches.STOPPED else Ask.DRAIN
 
     def _live(self) -> Cause:
         image = self._image()
@@ -153,7 +174,7 @@ class Agent:
         def fetch() -> None:
             try:
                 result.append(
-                    pull(spec.image or "", cache, cancelled=lambda: self._ask is not None)
+                    pull(spec.image or "", cache, cancelled=lambda: self._asked is not None)
                 )
             except BaseException as error:
                 result.append(error)
@@ -163,8 +184,8 @@ class Agent:
         while not result:
             self._wakeup.sleep(TICK_S)
         self._clocks = replace(self._clocks, pulling_s=time.monotonic() - started)
-        if self._ask is not None:
-            raise _EndedError(_asked(self._ask))
+        if self._asked is not None:
+            raise _EndedError(self._asked_ending(self._asked))
         outcome = result[0]
         if isinstance(outcome, ImageError):
             raise _EndedError(Cause(outcome.code, outcome.message, outcome.hint))
@@ -270,7 +291,7 @@ class Agent:
                     now=now,
                     engine_exited=exit_code is not None,
                     answered=readiness.answered.is_set(),
-                    ask=self._ask or self._planned_end(),
+                    ask=self._ask or self._planned_end() or self._asked,
                     idle=life.state is State.DRAINING and idle.look(now),
                 )
                 life, act = step(life, facts, self._limits)
@@ -284,7 +305,7 @@ class Agent:
                     return self._ending(life, process)
                 elif act is Act.FINISH:
                     if life.ask is not None:
-                        return _asked(life.ask)
+                        return self._asked_ending(life.ask)
                     self._say(f"the engine exited: {exit_code}")
                     return diagnose(exit_code or 0, process.tail(), program)
                 self._wakeup.sleep(0.1 if life.state is State.DRAINING else TICK_S)
@@ -293,13 +314,20 @@ class Agent:
 
     def _ending(self, life: Life, process: EngineProcess) -> Cause:
         if not life.timed_out:
-            return _asked(life.ask or Ask.STOP)
+            return self._asked_ending(life.ask or Ask.STOP)
         return Cause(
             "load-timeout",
             f"the engine did not answer within {self._spec.load_timeout_s} s",
             "raise load_timeout in models.yaml, or see mt-submit logs for what it waits for",
             diagnose(0, process.tail()).log,
         )
+
+    def _asked_ending(self, ask: Ask) -> Cause:
+        if ask is Ask.DRAIN:
+            return Cause("drained", f"it was asked to drain: {self._drain_reason}")
+        if ask is Ask.WALLTIME:
+            return Cause("walltime", "the job's walltime was over", "mt-submit up starts it again")
+        return Cause("stopped", "it was asked to stop")
 
     def _planned_end(self) -> Ask | None:
         ends = self._facts.ends_unix
@@ -331,12 +359,6 @@ class _EndedError(Exception):
     def __init__(self, cause: Cause) -> None:
         super().__init__(cause.message)
         self.cause = cause
-
-
-def _asked(ask: Ask) -> Cause:
-    if ask is Ask.WALLTIME:
-        return Cause("walltime", "the job's walltime was over", "mt-submit up starts it again")
-    return Cause("stopped", "it was asked to stop")
 
 
 def _unexpected(error: Exception) -> Cause:
@@ -372,7 +394,7 @@ class _Wakeup:
         def handle(number: int, frame: FrameType | None) -> None:
             on_signal(number)
 
-        for number in (signal.SIGTERM, signal.SIGUSR2):
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGURG):
             signal.signal(number, handle)
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
             signal.signal(number, lambda number, frame: None)

@@ -24,10 +24,14 @@ KILL_WAIT_MARGIN_S = 8.0
 
 
 class Ask(str, Enum):
-    """Why the agent was asked to end; the first ask counts, a stop overrides a walltime."""
+    """Why the agent was asked to end; the more pressing one counts."""
 
     STOP = "stopped"
     WALLTIME = "walltime"
+    RELEASE = "released"
+    """A stop that can wait for what runs, within the drain time."""
+    DRAIN = "drained"
+    """Others serve in its place: what runs may finish in peace."""
 
 
 class Act(str, Enum):
@@ -49,9 +53,14 @@ class Limits:
     """After an early signal: how long running requests may go on."""
     kill_wait_s: float = 30.0
     """Between Slurm's SIGTERM and SIGKILL (slurm.conf KillWait)."""
+    peaceful_drain_s: float = 600.0
+    """After a request to drain: nothing presses but the GPU's hours."""
 
     def drain_after(self, ask: Ask) -> float:
-        """A stop must be over before Slurm kills; a walltime was told early enough."""
+        """A stop must be over before Slurm kills; a walltime was told early enough; and a replica
+        that was asked to drain has until its walltime, which presses when it comes."""
+        if ask is Ask.DRAIN:
+            return max(self.drain_s, self.peaceful_drain_s)
         if ask is Ask.STOP:
             return max(0.0, min(self.drain_s, self.kill_wait_s - KILL_WAIT_MARGIN_S))
         return self.drain_s
@@ -113,7 +122,7 @@ def step(life: Life, facts: Facts, limits: Limits) -> tuple[Life, Act]:
 
 def _drain(life: Life, facts: Facts, limits: Limits, ask: Ask | None) -> tuple[Life, Act]:
     deadline = life.drain_deadline if life.drain_deadline is not None else facts.now
-    if ask is not life.ask and ask is Ask.STOP:
+    if ask is not None and ask is not life.ask and life.drain_deadline is not None:
         deadline = min(deadline, facts.now + limits.drain_after(ask))
     life = Life(life.state, life.since, ask, deadline, life.timed_out)
     quiet = facts.idle and facts.now - life.since >= PROPAGATION_S
@@ -121,7 +130,10 @@ def _drain(life: Life, facts: Facts, limits: Limits, ask: Ask | None) -> tuple[L
 
 
 def _stronger(known: Ask | None, new: Ask | None) -> Ask | None:
-    return Ask.STOP if Ask.STOP in (known, new) else known or new
+    """The more pressing of the two."""
+    return next(
+        (ask for ask in (Ask.STOP, Ask.WALLTIME, Ask.RELEASE) if ask in (known, new)), known or new
+    )
 
 
 def _become(life: Life, state: State, now: float, ask: Ask | None) -> Life:

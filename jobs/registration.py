@@ -1,7 +1,8 @@
 """The agent's word in the registry, kept fresh by a thread of its own.
 
 A shared filesystem may hang for a while; then only this thread hangs, and signals and the engine's
-death are still seen. The thread is the only writer of the endpoint file.
+death are still seen. The thread is the only writer of the endpoint file, and reads from the
+registry what others ask of the launch.
 """
 
 from __future__ import annotations
@@ -16,10 +17,19 @@ from modeltainer.registry.endpoints import EndpointWriter
 class Registration:
     """Publishes changes at once, and renews the lease each period between them."""
 
-    def __init__(self, writer: EndpointWriter, report: Callable[[str], None]) -> None:
-        """``report`` is called with a line for the log when the registry cannot be written."""
+    def __init__(
+        self,
+        writer: EndpointWriter,
+        report: Callable[[str], None],
+        look: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        Args:
+            report: called with a line for the log when the registry cannot be written.
+            look: called in the thread at each renewal, to read what others ask of this launch.
+        """
         self._writer = writer
-        self._report = report
+        self._report, self._look = report, look
         self._changes: dict[str, Any] = {}
         self._condition = threading.Condition()
         self._closing = False
@@ -40,6 +50,12 @@ class Registration:
         """Have these fields written as soon as the filesystem lets us; does not wait."""
         with self._condition:
             self._changes.update(changes)
+            self._pending = True
+            self._condition.notify()
+
+    def poke(self) -> None:
+        """Renew, and look for what others ask, now."""
+        with self._condition:
             self._pending = True
             self._condition.notify()
 
@@ -73,3 +89,4 @@ class Registration:
                 continue
             if last:
                 return
+            self._look()

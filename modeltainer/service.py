@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from modeltainer.config.load import load
 from modeltainer.config.resolve import CannotLaunchError, Overrides, launch_spec, secret_environment
-from modeltainer.registry import launches
+from modeltainer.registry import deployments, launches
 from modeltainer.registry.endpoints import EndpointReader
 from modeltainer.registry.layout import Layout
 from modeltainer.registry.records import Endpoint, State
@@ -25,6 +25,7 @@ from modeltainer.view import JobSight, Row, merge
 
 if TYPE_CHECKING:
     from modeltainer.config.schema import Config
+    from modeltainer.hpc.snapshot import Snapshot
 
 
 class LaunchError(RuntimeError):
@@ -60,7 +61,11 @@ class StopReport:
     still_running: list[str] = field(default_factory=list)
     """Cancelled, but not gone within the time given; stop again or ask the scheduler."""
     unknown: list[str] = field(default_factory=list)
-    """Targets that name no launch."""
+    """Targets that name neither a launch nor a deployment."""
+    withdrawn: list[str] = field(default_factory=list)
+    """Models that are declared no more."""
+    replaced: list[str] = field(default_factory=list)
+    """Models of single launches that were stopped but stay declared: others take their place."""
 
 
 def executor_of(config: Config) -> Literal["slurm", "local"]:
@@ -90,13 +95,63 @@ def plan(
         LaunchError: an unknown model, or no place on this cluster.
         CannotLaunchError: the source or the runtime does not allow it.
     """
-    executor = executor_of(config)
-    specs = []
-    for wished in models:
-        name = known_model(wished, config)
-        for replica in range(replicas or config.models[name].replicas):
-            specs.append(launch_spec(config, name, replica, executor=executor, overrides=overrides))
-    return _placed(specs, config) if executor == "slurm" else specs
+    planner = Planner(config)
+    names = [known_model(wished, config) for wished in models]
+    return [
+        planner.spec(name, replica, overrides)
+        for name in names
+        for replica in range(replicas or config.models[name].replicas)
+    ]
+
+
+class Planner:
+    """Specs with their placement, all from one look at the cluster."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._executor = executor_of(config)
+        self._snapshot: Snapshot | None = None
+
+    def spec(
+        self,
+        model: str,
+        replica: int,
+        overrides: Overrides | None = None,
+        *,
+        deployment: str | None = None,
+    ) -> LaunchSpec:
+        """The spec of one replica of a model in models.yaml. Raises as :func:`plan`."""
+        spec = launch_spec(
+            self._config, model, replica, executor=self._executor, overrides=overrides
+        )
+        spec = replace(spec, deployment=deployment)
+        return self._placed(spec) if self._executor == "slurm" else spec
+
+    def _placed(self, spec: LaunchSpec) -> LaunchSpec:
+        from modeltainer.hpc.commands import SlurmError
+        from modeltainer.hpc.placement import PlacementError, place
+        from modeltainer.hpc.snapshot import take_snapshot
+
+        site = self._config.site
+        try:
+            if self._snapshot is None:
+                self._snapshot = take_snapshot()
+            placement = place(
+                self._snapshot, spec.resources, partitions_preferred=tuple(site.partitions)
+            )
+        except SlurmError as error:
+            raise LaunchError(
+                "slurm-unavailable", str(error), "try again, or ask whether the controller is down"
+            ) from error
+        except PlacementError as error:
+            raise LaunchError(error.code, f"{spec.model}: {error.message}", error.hint) from error
+        at = site.partitions.get(placement.partition or "")
+        resources = replace(
+            spec.resources,
+            account=spec.resources.account or (at.account if at else None),
+            qos=spec.resources.qos or (at.qos if at else None),
+        )
+        return replace(spec, placement=placement, resources=resources)
 
 
 def known_model(wished: str, config: Config) -> str:
@@ -119,6 +174,13 @@ def submit(specs: Sequence[LaunchSpec], *, config: Config) -> list[Row]:
         LaunchError: the registry cannot be written, or the scheduler refuses.
         CannotLaunchError: a secret is not there.
     """
+    submit_unseen(specs, config=config)
+    wanted = {spec.launch_id for spec in specs}
+    return [row for row in list_launches(config) if row.launch_id in wanted]
+
+
+def submit_unseen(specs: Sequence[LaunchSpec], *, config: Config) -> None:
+    """:func:`submit` without a look at the queue afterwards. Raises as it does."""
     from modeltainer.hpc.submit import SubmissionError
     from modeltainer.hpc.submit import submit as submit_job
 
@@ -139,8 +201,6 @@ def submit(specs: Sequence[LaunchSpec], *, config: Config) -> list[Row]:
         if isinstance(error, OSError):
             raise _registry_error(config, error) from error
         raise
-    wanted = set(created)
-    return [row for row in list_launches(config) if row.launch_id in wanted]
 
 
 def launch(
@@ -230,31 +290,88 @@ def stop(
 
     config = load() if config is None else config
     layout = Layout(config.site.registry)
+    # First of all, so that no reconciler starts anew what is stopped here.
+    try:
+        withdrawn = _withdraw(layout, targets, all_, config)
+    except OSError as error:
+        raise _registry_error(config, error) from error
     found = launches.read_all(layout)
     chosen, unknown = _select(found, targets, all_, config)
+    unknown = [one for one in unknown if (config.model_named(one) or one) not in withdrawn]
+    began = time.monotonic()
+    scheduler = Scheduler(min_interval_s=0.5)
+    draining = _ask_to_drain(layout, chosen, scheduler) if wait_s > 0 else {}
     try:
-        cancel([launch.submission for launch in chosen if launch.submission is not None])
+        cancel([one.submission for one in chosen if one.submission and not _in(draining, one)])
     except SlurmError as error:
         raise LaunchError(
             "slurm-unavailable", f"the jobs could not be cancelled: {error}", "try again"
         ) from error
-    report = StopReport(unknown=unknown)
-    scheduler = Scheduler(min_interval_s=0.5)
-    deadline = time.monotonic() + wait_s
+    report = StopReport(
+        unknown=unknown, withdrawn=withdrawn, replaced=_still_declared(layout, chosen)
+    )
+    deadline = began + wait_s
     waiting = {launch.spec.launch_id: launch for launch in chosen}
     while waiting:
         sights = scheduler.look([w.submission for w in waiting.values() if w.submission])
         for launch_id, one in list(waiting.items()):
             if one.submission is None or sights[one.submission.job_id].residence == "gone":
-                _forget(layout, launch_id)
+                forget(layout, launch_id)
                 report.stopped.append(launch_id)
                 del waiting[launch_id]
+        late = [
+            waiting[name].submission
+            for name, patience_s in draining.items()
+            if name in waiting and time.monotonic() - began >= min(patience_s, wait_s)
+        ]
+        if late:
+            with contextlib.suppress(SlurmError):
+                cancel([one for one in late if one is not None])
+                draining = {}
         if waiting and time.monotonic() >= deadline:
             report.still_running = sorted(waiting)
             break
         if waiting:
             time.sleep(0.2)
     return report
+
+
+DRAIN_SLACK_S = 8.0
+"""Beside its drain time, what an agent needs to see the request and to end its engine."""
+
+
+def _ask_to_drain(
+    layout: Layout, chosen: Sequence[launches.Launch], scheduler: Scheduler
+) -> dict[str, float]:
+    """Have the agents of running Slurm jobs drain; launch ids, with the seconds to give each.
+
+    scancel would end the engine, and its requests, with the agent (:mod:`modeltainer.hpc.cancel`).
+    """
+    from modeltainer.hpc.cancel import nudge
+
+    slurm = [one for one in chosen if one.submission and one.submission.executor != "local"]
+    if not slurm:
+        return {}
+    sights = scheduler.look([one.submission for one in slurm if one.submission])
+    served = {
+        seen.endpoint.launch_id
+        for seen in EndpointReader(layout).poll()
+        if seen.endpoint.state in {State.READY, State.DRAINING}
+    }
+    asked: list[launches.Launch] = []
+    for one in slurm:
+        assert one.submission is not None
+        running = sights[one.submission.job_id].residence == "running"
+        if running and one.spec.launch_id in served:
+            with contextlib.suppress(OSError):
+                launches.request_drain(layout, one.spec.launch_id, launches.STOPPED)
+                asked.append(one)
+    nudge([one.submission for one in asked if one.submission])
+    return {one.spec.launch_id: one.spec.drain_s + DRAIN_SLACK_S for one in asked}
+
+
+def _in(draining: Mapping[str, float], one: launches.Launch) -> bool:
+    return one.spec.launch_id in draining
 
 
 class _Observer:
@@ -290,35 +407,6 @@ def _settled(endpoints: Mapping[str, Endpoint]) -> frozenset[str]:
 
 def _underway(row: Row) -> bool:
     return row.state not in {State.READY, State.DRAINING, State.ENDED}
-
-
-def _placed(specs: list[LaunchSpec], config: Config) -> list[LaunchSpec]:
-    from modeltainer.hpc.commands import SlurmError
-    from modeltainer.hpc.placement import PlacementError, place
-    from modeltainer.hpc.snapshot import take_snapshot
-
-    try:
-        snapshot = take_snapshot()
-    except SlurmError as error:
-        raise LaunchError(
-            "slurm-unavailable", str(error), "try again, or ask whether the controller is down"
-        ) from error
-    placed = []
-    for spec in specs:
-        try:
-            placement = place(
-                snapshot, spec.resources, partitions_preferred=tuple(config.site.partitions)
-            )
-        except PlacementError as error:
-            raise LaunchError(error.code, f"{spec.model}: {error.message}", error.hint) from error
-        at = config.site.partitions.get(placement.partition or "")
-        resources = replace(
-            spec.resources,
-            account=spec.resources.account or (at.account if at else None),
-            qos=spec.resources.qos or (at.qos if at else None),
-        )
-        placed.append(replace(spec, placement=placement, resources=resources))
-    return placed
 
 
 def _unknown_model(wished: str, config: Config) -> tuple[str, str]:
@@ -358,16 +446,31 @@ def _undo(layout: Layout, created: Iterable[str], executor: str) -> None:
     with contextlib.suppress(SlurmError):
         cancel(submissions)
     for launch_id in created:
-        _forget(layout, launch_id)
+        forget(layout, launch_id)
 
 
-def _forget(layout: Layout, launch_id: str) -> None:
+def forget(layout: Layout, launch_id: str) -> None:
     """Remove what is left of a launch whose job is gone, its dead agent's endpoint file too."""
     with contextlib.suppress(OSError):
         for name in os.listdir(layout.endpoints):
             if name.endswith(f".{launch_id}.json"):
                 (layout.endpoints / name).unlink(missing_ok=True)
     launches.remove(layout, launch_id)
+
+
+def _withdraw(layout: Layout, targets: Sequence[str], all_: bool, config: Config) -> list[str]:
+    """Remove the declarations of the models that are named; returns those that had one."""
+    declared = deployments.read_all(layout)
+    named = {config.model_named(target) or target for target in targets}
+    chosen = [model for model in declared if all_ or model in named]
+    return [model for model in chosen if deployments.withdraw(layout, model)]
+
+
+def _still_declared(layout: Layout, chosen: Sequence[launches.Launch]) -> list[str]:
+    declared = deployments.read_all(layout)
+    return sorted(
+        {one.spec.model for one in chosen if one.spec.deployment is not None} & declared.keys()
+    )
 
 
 def _select(

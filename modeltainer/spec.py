@@ -117,7 +117,9 @@ class LaunchSpec:
     drain_s: int = 30
     """How long running requests may go on after a stop was asked for."""
     early_signal_s: int = 120
-    """How long before the walltime Slurm sends SIGUSR2 (``--signal``)."""
+    """How long before the walltime Slurm sends SIGURG (``--signal``)."""
+    deployment: str | None = None
+    """Revision of the declaration that this launch serves; None for a one-shot ``up``."""
     schema: int = SPEC_SCHEMA
 
 

@@ -36,6 +36,16 @@ class Invocation:
             self._config = load(self.config_file)
         return self._config
 
+    def fresh_config(self) -> Config:
+        """The configuration, read again: for commands that stay.
+
+        Raises:
+            ConfigError: it is wrong or missing.
+        """
+        from modeltainer.config.load import load
+
+        return load(self.config_file)
+
     def config_path(self) -> Path:
         """The configuration's file, absolute.
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "ls": (f"{_HOME}.ls", "Show what is queued, loading and ready (also: status)."),
     "logs": (f"{_HOME}.logs", "Show what an engine or its agent says."),
     "stop": (f"{_HOME}.stop", "End launches, by model, launch or job."),
+    "reconcile": (f"{_HOME}.reconcile", "Make what runs equal to what up --keep declared."),
     "chat": (f"{_HOME}.chat", "Talk to a model through the gateway."),
     "batch": (f"{_HOME}.batch", "Many requests from a file, one answer a row."),
     "gateway": (f"{_HOME}.gateway", "Start, stop or look at the one URL over all models."),

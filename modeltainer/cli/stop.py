@@ -8,7 +8,7 @@ from modeltainer.cli import exit_codes
 from modeltainer.cli.failures import Failure, Interrupted
 from modeltainer.cli.invocation import Invocation, pass_invocation
 from modeltainer.cli.names import complete_launch
-from modeltainer.cli.text import echo_json
+from modeltainer.cli.text import echo_json, note
 
 
 @click.command(
@@ -38,7 +38,8 @@ def command(
 ) -> None:
     """End launches: running requests finish, then job, process and endpoint are gone.
 
-    Logs go with the launch; read them before.
+    Logs go with the launch; read them before. A model that up --keep declared is kept up no more
+    when it is named; single launches of it are replaced.
     """
     if bool(targets) == all_:
         raise click.UsageError("name models, launches or jobs, or give --all")
@@ -58,7 +59,11 @@ def command(
     else:
         for launch_id in report.stopped:
             click.echo(f"{launch_id}: stopped")
-        if all_ and not report.stopped and not report.still_running:
+        for model in report.withdrawn:
+            click.echo(f"{model}: kept up no more")
+        for model in report.replaced:
+            note(f"{model} is kept up: another replica comes; to end it: mt-submit stop {model}")
+        if all_ and not (report.stopped or report.still_running or report.withdrawn):
             click.echo("nothing runs")
     if report.unknown:
         from modeltainer.cli.selection import near

@@ -10,6 +10,7 @@ import click
 from modeltainer.cli import exit_codes
 from modeltainer.cli.failures import Failure, Interrupted
 from modeltainer.cli.invocation import Invocation, pass_invocation
+from modeltainer.cli.keep import keep_up, take_bounds
 from modeltainer.cli.names import complete_model
 from modeltainer.cli.outcome import failure_text, failures_of
 from modeltainer.cli.placement_options import placement_options, seconds, take_overrides
@@ -30,6 +31,27 @@ if TYPE_CHECKING:
 )
 @click.argument("models", nargs=-1, shell_complete=complete_model)
 @click.option("--replicas", "-r", type=click.IntRange(1, 256), help="Jobs per model.")
+@click.option(
+    "--keep/--no-keep",
+    default=False,
+    help="Declare it: kept up across walltimes and failures until mt-submit stop.",
+)
+@click.option("--min", "minimum", type=click.IntRange(0, 256), help="Replicas that are always up.")
+@click.option("--max", "maximum", type=click.IntRange(1, 256), help="Replicas under load.")
+@click.option(
+    "--idle-release",
+    metavar="TIME",
+    callback=seconds,
+    help="With --min 0: the last replica goes after so long without a request. [default: 15m]",
+)
+@click.option(
+    "--in-flight",
+    type=click.IntRange(1, 10_000),
+    help="Requests at once that one replica should carry. [default: 8]",
+)
+@click.option(
+    "--gpu-hours", type=click.FloatRange(0), help="GPU hours it may use a day (UTC), then it stops."
+)
 @placement_options
 @click.option("--dry-run", is_flag=True, help="Plan only: nothing is written or submitted.")
 @click.option("--explain", is_flag=True, help="Say why each launch goes where it goes.")
@@ -55,13 +77,17 @@ def command(
     wait: bool,
     timeout: int | None,
     as_json: bool,
+    keep: bool,
     **options: Any,
 ) -> None:
     """Launch MODELS: one job per replica, which starts the engine and registers it.
 
     Options override models.yaml for this launch. All launches are submitted, or none. Without
-    --wait the command returns when the jobs are in the queue.
+    --wait the command returns when the jobs are in the queue. With --keep (which --min, --max,
+    --idle-release, --in-flight and --gpu-hours imply) the gateway or mt-submit reconcile starts a
+    successor before a walltime ends, replaces what fails, and scales between --min and --max.
     """
+    bounds = take_bounds(options)
     overrides, swallowed = take_overrides(options)
     wanted = [*models, *swallowed]
     if not wanted:
@@ -71,34 +97,50 @@ def command(
     from modeltainer import service
 
     config = invocation.config()
+    keep = keep or bounds.given
+    bounds.check(replicas)
     specs = service.plan(wanted, config=config, replicas=replicas, overrides=overrides)
     if explain:
         note("\n".join(_reasons(spec) for spec in specs))
     if dry_run:
         _show_plan(specs, as_json)
         return
-    try:
-        rows = service.submit(specs, config=config)
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted while submitting: nothing was left behind") from None
+    if keep:
+        rows = keep_up(invocation, wanted, replicas, bounds, overrides, quiet=as_json)
+    else:
+        rows = _submit(specs, config)
     if not as_json:
-        for row in rows:
-            note(f"submitted {row.launch_id} as {_where(row)}")
+        note("\n".join(f"submitted {row.launch_id} as {_where(row)}" for row in rows))
     if wait:
         rows = _wait(rows, config, timeout)
     if as_json:
         echo_json([row.to_json() for row in rows])
-    failed = failures_of(rows) if wait else []
-    if failed:
-        note("\n".join(failure_text(row) for row in failed))
-        count = f"{len(failed)} of {len(rows)} launches" if len(rows) > 1 else "the launch"
-        raise Failure(
-            f"{count} failed",
-            f"mt-submit stop {' '.join(row.launch_id for row in failed)} clears away what is left",
-            exit_codes.LAUNCH_FAILED,
-        )
-    if not as_json:
+    if wait:
+        _tell_failures(rows)
+    if rows and not as_json:
         note(_next_steps(invocation, rows, ready=wait))
+
+
+def _submit(specs: list[LaunchSpec], config: Config) -> list[Row]:
+    from modeltainer import service
+
+    try:
+        return service.submit(specs, config=config)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted while submitting: nothing was left behind") from None
+
+
+def _tell_failures(rows: list[Row]) -> None:
+    failed = failures_of(rows)
+    if not failed:
+        return
+    note("\n".join(failure_text(row) for row in failed))
+    count = f"{len(failed)} of {len(rows)} launches" if len(rows) > 1 else "the launch"
+    raise Failure(
+        f"{count} failed",
+        f"mt-submit stop {' '.join(row.launch_id for row in failed)} clears away what is left",
+        exit_codes.LAUNCH_FAILED,
+    )
 
 
 def _wait(rows: list[Row], config: Config, timeout: int | None) -> list[Row]:

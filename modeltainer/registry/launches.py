@@ -26,6 +26,10 @@ from modeltainer.spec import LaunchSpec
 MAX_SPEC_BYTES = 1024 * 1024
 
 
+STOPPED = "mt-submit stop"
+"""The reason in a request to drain that comes from a stop: nothing takes this launch's place."""
+
+
 @dataclass(frozen=True)
 class Launch:
     """One launch folder as found; ``submission`` is None between planning and sbatch's answer."""
@@ -122,6 +126,61 @@ def read_all(layout: Layout) -> list[Launch]:
         except (OSError, BadRecordError):
             continue
     return found
+
+
+def request_drain(layout: Layout, launch_id: str, reason: str) -> None:
+    """Ask a launch's agent to finish what runs and end; asking twice is fine.
+
+    Raises:
+        OSError: the launch is gone, or the registry cannot be written.
+    """
+    write_whole(layout.drain(launch_id), reason.encode() + b"\n")
+
+
+def drain_reason(folder: Path) -> str | None:
+    """Why this launch was asked to drain; None when it was not. Never raises."""
+    try:
+        data, _ = read_bounded(folder / "drain", MAX_RECORD_BYTES)
+    except OSError:
+        return None
+    return data.decode(errors="replace").strip() or "it was asked to drain"
+
+
+class LaunchReader:
+    """:func:`read_all` again and again: what is written once is read once."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._known: dict[str, Launch] = {}
+
+    def read_all(self) -> list[Launch]:
+        """Every readable launch, ordered by name.
+
+        Raises:
+            OSError: the folder is out of reach.
+        """
+        try:
+            listed = os.listdir(self._layout.launches)
+        except FileNotFoundError:
+            return []
+        known = self._known
+        self._known = {}
+        for name in sorted(name for name in listed if LAUNCH_ID.fullmatch(name)):
+            folder = self._layout.launches / name
+            one = known.get(name)
+            try:
+                if one is None:
+                    one = Launch(read_spec(folder), read_submission(folder))
+                elif one.submission is None:
+                    one = Launch(one.spec, read_submission(folder))
+            except (OSError, BadRecordError):
+                continue
+            self._known[name] = one
+        return list(self._known.values())
+
+    def drop(self, launch_id: str) -> None:
+        """It was removed."""
+        self._known.pop(launch_id, None)
 
 
 def remove(layout: Layout, launch_id: str) -> None:

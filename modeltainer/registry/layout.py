@@ -43,6 +43,14 @@ class Layout:
     def keys(self) -> Path:
         return self.gateway / "keys"
 
+    @property
+    def deployments(self) -> Path:
+        return self.root / "deployments"
+
+    @property
+    def reconcile(self) -> Path:
+        return self.root / "reconcile"
+
     def launch(self, launch_id: str) -> Path:
         """Folder of one launch.
 
@@ -62,6 +70,10 @@ class Layout:
     def secret(self, launch_id: str) -> Path:
         return self.launch(launch_id) / "secret.json"
 
+    def drain(self, launch_id: str) -> Path:
+        """The request to drain: its presence asks, its content says why."""
+        return self.launch(launch_id) / "drain"
+
     def log(self, launch_id: str) -> Path:
         return self.launch(launch_id) / "log"
 
@@ -75,5 +87,6 @@ class Layout:
         Raises:
             OSError: the root cannot be made or written.
         """
-        for folder in (self.root, self.launches, self.endpoints, self.gateway, self.keys):
+        folders = (self.launches, self.endpoints, self.gateway, self.keys)
+        for folder in (self.root, *folders, self.deployments, self.reconcile):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ class Cause:
     @property
     def failed(self) -> bool:
         """False for the endings that were asked for or planned."""
-        return self.code not in {"stopped", "walltime"}
+        return self.code not in {"stopped", "walltime", "drained"}
 
 
 @dataclass(frozen=True)

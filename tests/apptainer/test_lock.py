@@ -51,11 +51,20 @@ def test_a_holder_that_was_killed_is_taken_over(tmp_path: Path) -> None:
     holder.kill()
     holder.communicate()
     assert lock.exists()
-    waited: list[str] = []
-    with shared_lock(lock, stale_s=0.5, on_wait=waited.append):
-        pass
-    assert str(holder.pid) in waited[0]
+    with shared_lock(lock, stale_s=60) as ours:  # not watched for long: it died on this host
+        assert ours()
     assert not lock.exists()
+
+
+def test_a_holder_on_another_host_that_stands_still_is_taken_over(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.write_text("node7 4711 other-boot/pid:[1] 0011223344556677\n3\n")
+    waited: list[str] = []
+    with shared_lock(lock, stale_s=0.5, on_wait=waited.append) as ours:
+        assert ours()
+        lock.write_text("node8 1 other-boot/pid:[1] 8899\n0\n")
+        assert not ours()
+    assert waited == ["node7 4711"]
 
 
 def test_a_slow_holder_keeps_its_lock(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_every_option() -> None:
         "constraint": "a100&ib",
         "nodelist": "c1",
         "time": "120",
-        "signal": "USR2@120",
+        "signal": "URG@120",
         "open-mode": "append",
         "output": "%x.%j.log",
         "no-requeue": "",

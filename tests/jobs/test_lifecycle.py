@@ -15,7 +15,7 @@ moments = st.lists(
     st.tuples(
         st.floats(0.01, 40),
         st.booleans(),
-        st.sampled_from([None, None, None, Ask.STOP, Ask.WALLTIME]),
+        st.sampled_from([None, None, None, Ask.STOP, Ask.WALLTIME, Ask.RELEASE, Ask.DRAIN]),
         st.booleans(),
     ),
     max_size=60,
@@ -83,6 +83,17 @@ def test_a_stop_during_the_walltime_drain_shortens_it() -> None:
     life, _ = step(life, Facts(1.0, ask=Ask.STOP), LIMITS)
     assert step(life, Facts(23.0), LIMITS)[1] is Act.TERMINATE
     assert life.ask is Ask.STOP
+
+
+def test_a_replaced_replica_drains_in_peace_until_its_walltime_presses() -> None:
+    life, act = step(Life(State.READY, 0.0), Facts(0.0, ask=Ask.DRAIN), LIMITS)
+    assert act is Act.BEGIN_DRAIN
+    life, act = step(life, Facts(300.0, ask=Ask.DRAIN), LIMITS)
+    assert act is Act.NOTHING
+    life, act = step(life, Facts(301.0, ask=Ask.WALLTIME), LIMITS)
+    assert act is Act.NOTHING
+    assert step(life, Facts(360.9, ask=Ask.WALLTIME), LIMITS)[1] is Act.NOTHING
+    assert step(life, Facts(361.0, ask=Ask.WALLTIME), LIMITS)[1] is Act.TERMINATE
 
 
 def test_loading_has_a_time_limit() -> None:

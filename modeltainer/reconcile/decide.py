@@ -1,0 +1,274 @@
+"""From what is declared and what is seen to what must be done. Pure, and without memory of its own.
+
+A replica is *fresh* while it is what the declaration wants and its walltime is far; it is *due*
+when its successor has to be under way. Every look compares the number of fresh replicas with the
+number wanted, so that a reconciler that died at any step is continued by the next look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from modeltainer.reconcile.learn import gpu_seconds_today, learn
+from modeltainer.reconcile.replica import Phase, Replica
+from modeltainer.reconcile.scale import Load, Pressure, scale
+from modeltainer.registry.deployments import Deployment, History
+
+DEFAULT_LOAD_S = 300.0
+"""Of a model that was never seen to load."""
+MARGIN_SHARE, MARGIN_MIN_S, MARGIN_MAX_S = 0.1, 20.0, 900.0
+"""Time kept in hand at a handover: a share of the useful life, within these bounds."""
+UNSUBMITTED_GRACE_S = 90.0
+"""sbatch is given a minute; a job of that name that is not there by now will not come."""
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 15.0, 1800.0
+BACKOFF_BUSY_S = 60.0
+"""At most, when it was the scheduler that had no answer."""
+SILENT_CANCEL_S = 120.0
+"""A silent launch that is replaced by then is cancelled."""
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Start one more replica."""
+
+    model: str
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Drain:
+    """Have it finish what runs, then end."""
+
+    launch_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """End its job: it serves nobody."""
+
+    launch_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Remove its folder: it has ended, or never became a job."""
+
+    launch_id: str
+
+
+Action = Submit | Drain | Cancel | Forget
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one look comes to."""
+
+    actions: tuple[Action, ...] = ()
+    histories: Mapping[str, History] = field(default_factory=dict)
+    pressures: Mapping[str, Pressure] = field(default_factory=dict)
+
+
+def decide(
+    deployments: Mapping[str, Deployment],
+    replicas: Sequence[Replica],
+    histories: Mapping[str, History],
+    *,
+    now_unix: float,
+    now: float = 0.0,
+    loads: Mapping[str, Load] | None = None,
+    pressures: Mapping[str, Pressure] | None = None,
+    queue_estimates: Mapping[str, float] | None = None,
+) -> Plan:
+    """One look.
+
+    Args:
+        replicas: every launch that belongs to a deployment, declared still or not.
+        now: monotonic seconds; ``now_unix`` is for days and back-off only.
+        loads: what gateways say, by model; a model that is missing there is not known.
+        queue_estimates: seconds a new job of the model would wait now, where Slurm says.
+    """
+    by_model: dict[str, list[Replica]] = {}
+    for one in replicas:
+        by_model.setdefault(one.model, []).append(one)
+    actions: list[Action] = []
+    changed: dict[str, History] = {}
+    kept: dict[str, Pressure] = {}
+    for model in sorted({*deployments, *by_model}):
+        mine = by_model.get(model, [])
+        deployment = deployments.get(model)
+        history = histories.get(model, History(model))
+        if deployment is not None and history.failed_unix < deployment.created_unix:
+            history = replace(history, failures=0, cause_code="", cause="")
+        history = learn(history, mine, now_unix)
+        if deployment is None:
+            actions += _undeclared(mine)
+            changed[model] = replace(history, wanted=0, note="")
+            continue
+        wanted, kept[model] = scale(
+            deployment,
+            history.wanted,
+            (loads or {}).get(model),
+            (pressures or {}).get(model, Pressure()),
+            now,
+        )
+        if _budget_is_spent(deployment, history, mine, now_unix):
+            held, note = 0, "its GPU hours of today are used up; it goes on tomorrow (UTC)"
+        else:
+            held, note = wanted, ""
+        estimate = (queue_estimates or {}).get(model, 0.0)
+        due = {one.launch_id for one in mine if is_due(one, history, estimate)}
+        found, waits = _serve(deployment, history, mine, due, held, now_unix=now_unix)
+        actions += [*_ended(history, mine), *found]
+        changed[model] = replace(history, wanted=wanted, note=note or waits)
+    return Plan(tuple(actions), changed, kept)
+
+
+def _serve(
+    deployment: Deployment,
+    history: History,
+    mine: Sequence[Replica],
+    expiring: Collection[str],
+    wanted: int,
+    *,
+    now_unix: float,
+) -> tuple[list[Action], str]:
+    """The actions for one model, and what it waits for.
+
+    Args:
+        expiring: launches that need a successor.
+    """
+    actions: list[Action] = [
+        Forget(one.launch_id)
+        for one in mine
+        if one.phase is Phase.UNSUBMITTED and one.unsubmitted_s >= UNSUBMITTED_GRACE_S
+    ]
+    gone = {action.launch_id for action in actions if isinstance(action, Forget)}
+    staying = [
+        one
+        for one in mine
+        if one.phase not in (Phase.LEAVING, Phase.ENDED) and one.launch_id not in gone
+    ]
+    other = [one for one in staying if one.revision != deployment.revision]
+    silent = [one for one in staying if one not in other and one.phase is Phase.SILENT]
+    current = [one for one in staying if one not in other and one not in silent]
+    due = [one for one in current if one.launch_id in expiring]
+    fresh = [one for one in current if one not in due]
+
+    for one in [*other, *silent]:
+        if one in other and one.phase in (Phase.READY, Phase.UNSUBMITTED):
+            continue  # it serves until its successor does; or has no job that could be ended
+        replaced = sum(good.phase is Phase.READY for good in current) >= wanted
+        if one in other or (replaced and one.silent_s >= SILENT_CANCEL_S):
+            actions.append(Cancel(one.launch_id, "it is not what is declared, or does not answer"))
+    surplus = max(0, len(fresh) - wanted)
+    given_up = sorted(fresh, key=_worth)[:surplus]
+    actions += _let_go(given_up, "fewer replicas are wanted")
+    serving = [one for one in fresh if one.phase is Phase.READY and one not in given_up]
+    outgoing = [one for one in (*other, *due) if one.phase is Phase.READY]
+    outgoing.sort(key=lambda one: (one not in other, one.useful_s or 0.0))
+    spare = max(0, len(serving) + len(outgoing) - wanted)
+    actions += [Drain(one.launch_id, "another replica serves in its place") for one in outgoing][
+        :spare
+    ]
+
+    missing = max(0, min(wanted - len(fresh), 2 * max(wanted, 1) - len(staying)))
+    if not missing:
+        return actions, ""
+    underway = any(one.phase is not Phase.READY for one in fresh)
+    allowed, waits = _attempts(history, missing, underway, now_unix)
+    taken = {one.number for one in staying}
+    free = [number for number in range(len(staying) + allowed) if number not in taken]
+    reason = "its predecessor's time runs out" if outgoing else "it is wanted"
+    actions += [Submit(deployment.model, number, reason) for number in free[:allowed]]
+    return actions, waits
+
+
+def lead_s(one: Replica, history: History, queue_estimate_s: float) -> float:
+    """How long before a replica's useful end its successor must be submitted."""
+    life = one.lifetime_s if one.lifetime_s is not None else float("inf")
+    load = max(history.load_s, default=DEFAULT_LOAD_S)
+    queue = max(*history.queue_s, queue_estimate_s, 0.0)
+    margin = min(max(MARGIN_SHARE * life, MARGIN_MIN_S), MARGIN_MAX_S)
+    # A walltime that is short for the load time must not have a successor replaced at once.
+    return min(load + queue + margin, life / 2)
+
+
+def is_due(one: Replica, history: History, queue_estimate_s: float = 0.0) -> bool:
+    """Its successor has to be under way."""
+    if one.useful_s is None or one.phase is not Phase.READY:
+        return False
+    return one.useful_s <= lead_s(one, history, queue_estimate_s)
+
+
+def backoff_s(history: History) -> float:
+    """How long to wait after the last failure. The first is answered at once: a lost node, a
+    preemption and a cancelled job are nobody's fault."""
+    if history.failures <= 1:
+        return 0.0
+    longest = BACKOFF_BUSY_S if history.cause_code in _BUSY else BACKOFF_MAX_S
+    return min(BACKOFF_FIRST_S * 2.0 ** min(history.failures - 2, 30), longest)
+
+
+_BUSY = frozenset({"slurm-unavailable", "scheduler-busy"})
+
+
+def _attempts(history: History, missing: int, underway: bool, now_unix: float) -> tuple[int, str]:
+    if history.failures <= 1:
+        return missing, ""
+    # A clock that was set back must not keep it waiting for longer than the back-off itself.
+    passed = now_unix - min(history.failed_unix, now_unix)
+    left = backoff_s(history) - passed
+    told = f"{history.failures} starts in a row failed: {history.cause}"
+    if left > 0:
+        return 0, f"{told}; next try in {round(left)} s"
+    # One by one, until one is up.
+    return (0, f"{told}; trying once more") if underway else (1, f"{told}; trying once more")
+
+
+def _worth(one: Replica) -> tuple[int, int, float]:
+    """The least useful first: those that do not serve yet, then those with the least to do."""
+    order = (Phase.UNSUBMITTED, Phase.QUEUED, Phase.STARTING, Phase.READY)
+    return order.index(one.phase), one.in_flight, -one.submitted_unix
+
+
+def _let_go(leaving: Sequence[Replica], reason: str) -> list[Action]:
+    """Those without a job are found to have one, or forgotten, at a later look."""
+    return [
+        (Drain if one.phase is Phase.READY else Cancel)(one.launch_id, reason)
+        for one in leaving
+        if one.phase is not Phase.UNSUBMITTED
+    ]
+
+
+def _undeclared(mine: Sequence[Replica]) -> list[Action]:
+    over = [
+        one
+        for one in mine
+        if one.phase is Phase.ENDED
+        or (one.phase is Phase.UNSUBMITTED and one.unsubmitted_s >= UNSUBMITTED_GRACE_S)
+    ]
+    left = [one for one in mine if one not in over and one.phase is not Phase.LEAVING]
+    forgotten: list[Action] = [Forget(one.launch_id) for one in over]
+    return [*forgotten, *_let_go(left, "it is declared no more")]
+
+
+def _ended(history: History, mine: Sequence[Replica]) -> list[Action]:
+    """Ended launches are cleared away, but for the last one that failed: its log says why."""
+    ended = [one for one in mine if one.phase is Phase.ENDED]
+    failed = [one for one in ended if one.cause is not None and one.cause.failed]
+    last = max(failed, key=lambda one: one.submitted_unix, default=None)
+    kept = last.launch_id if last is not None and history.failures else None
+    return [Forget(one.launch_id) for one in ended if one.launch_id != kept]
+
+
+def _budget_is_spent(
+    deployment: Deployment, history: History, mine: Sequence[Replica], now_unix: float
+) -> bool:
+    if deployment.gpu_hours_per_day is None:
+        return False
+    used = gpu_seconds_today(history, mine, now_unix)
+    return used >= deployment.gpu_hours_per_day * 3600

@@ -1,0 +1,110 @@
+"""What launches teach: how long starts take, why they fail, what they cost. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+
+from modeltainer.reconcile.replica import Phase, Replica
+from modeltainer.registry.deployments import History
+from modeltainer.registry.records import Cause
+
+SAMPLES = 5
+REMEMBERED = 512
+"""Launch ids; more than can be ended and not yet forgotten."""
+DAYS = 8
+STABLE_S = 120.0
+"""A launch that served so long was no failed start."""
+
+
+def learn(history: History, replicas: Iterable[Replica], now_unix: float) -> History:
+    """What is known after a look at a model's launches. Seeing a launch twice teaches nothing."""
+    for one in replicas:
+        if one.phase is Phase.READY:
+            history = _measure(history, one)
+        elif one.phase is Phase.ENDED and one.launch_id not in history.counted:
+            history = _count(history, one, now_unix)
+    return history
+
+
+def failed(history: History, cause: Cause, now_unix: float) -> History:
+    """One more failure in a row."""
+    return replace(
+        history,
+        failures=history.failures + 1,
+        cause_code=cause.code,
+        cause=cause.message,
+        failed_unix=now_unix,
+    )
+
+
+def _measure(history: History, one: Replica) -> History:
+    if history.failures and one.serving_s >= STABLE_S:
+        history = replace(history, failures=0, cause_code="", cause="")
+    if one.launch_id in history.measured or one.load_s is None:
+        return history
+    return replace(
+        history,
+        load_s=(*history.load_s, one.load_s)[-SAMPLES:],
+        queue_s=(*history.queue_s, one.queue_s or 0.0)[-SAMPLES:],
+        measured=(*history.measured, one.launch_id)[-REMEMBERED:],
+    )
+
+
+def _count(history: History, one: Replica, now_unix: float) -> History:
+    history = replace(
+        history,
+        counted=(*history.counted, one.launch_id)[-REMEMBERED:],
+        gpu_seconds=_charged(history.gpu_seconds, one, now_unix),
+    )
+    cause = _failure(one)
+    # Launches of one wave fail together: only one that was tried after the last failure counts.
+    if cause is None or (history.failures and one.submitted_unix < history.failed_unix):
+        return history
+    if one.serving_s >= STABLE_S:
+        history = replace(history, failures=0)
+    return failed(history, cause, now_unix)
+
+
+def _failure(one: Replica) -> Cause | None:
+    if one.cause is None or one.asked:
+        return None
+    if one.cause.code == "stopped":
+        return Cause("cancelled", "its job was cancelled, and not by mt-submit")
+    return one.cause if one.cause.failed else None
+
+
+def _charged(known: dict[str, float], one: Replica, now_unix: float) -> dict[str, float]:
+    if not one.gpus or one.running_s <= 0:
+        return known
+    charged = dict(known)
+    for day, seconds in by_day(now_unix - one.running_s, now_unix).items():
+        charged[day] = charged.get(day, 0.0) + seconds * one.gpus
+    return dict(sorted(charged.items())[-DAYS:])
+
+
+def by_day(start_unix: float, end_unix: float) -> dict[str, float]:
+    """Seconds of a span, by day (UTC)."""
+    found: dict[str, float] = {}
+    while start_unix < end_unix:
+        midnight = (start_unix // 86400 + 1) * 86400
+        found[day_of(start_unix)] = min(midnight, end_unix) - start_unix
+        start_unix = midnight
+    return found
+
+
+def day_of(unix: float) -> str:
+    """``2026-01-31`` (UTC)."""
+    return time.strftime("%Y-%m-%d", time.gmtime(unix))
+
+
+def gpu_seconds_today(history: History, replicas: Iterable[Replica], now_unix: float) -> float:
+    """GPU seconds used on this day by launches that have ended and those that run."""
+    today = day_of(now_unix)
+    used = history.gpu_seconds.get(today, 0.0)
+    for one in replicas:
+        if one.gpus and one.launch_id not in history.counted:
+            span = by_day(now_unix - one.running_s, now_unix)
+            used += span.get(today, 0.0) * one.gpus
+    return used

@@ -1,0 +1,54 @@
+"""One launch of a deployment, as the reconciler sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from modeltainer.registry.records import Cause
+
+
+class Phase(str, Enum):
+    """Where a launch is, seen from what has to be done about it."""
+
+    UNSUBMITTED = "unsubmitted"
+    """Its folder is there, and no job is known: its submitter was cut off."""
+    QUEUED = "queued"
+    STARTING = "starting"
+    """Its job runs, it does not answer yet."""
+    READY = "ready"
+    SILENT = "silent"
+    """Its job is said to run, but its agent's lease stands still."""
+    LEAVING = "leaving"
+    """It was asked to end, or ends by itself."""
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class Replica:
+    """Times in seconds."""
+
+    launch_id: str
+    model: str
+    revision: str
+    number: int
+    phase: Phase
+    useful_s: float | None = None
+    """Until it begins to drain for its walltime; None: no end is known."""
+    lifetime_s: float | None = None
+    """Useful time that a launch of this kind has in all."""
+    queue_s: float | None = None
+    load_s: float | None = None
+    """From the job's start to ready."""
+    serving_s: float = 0.0
+    running_s: float = 0.0
+    """Since its job started; 0 while it waits."""
+    unsubmitted_s: float = 0.0
+    """For how long it is known to have no job."""
+    silent_s: float = 0.0
+    in_flight: int = 0
+    gpus: int = 0
+    submitted_unix: float = 0.0
+    cause: Cause | None = None
+    asked: bool = False
+    """It was the reconciler that asked it to end."""

@@ -1,0 +1,453 @@
+"""The reconciler at work: looks at the registry and the queue, decides, and acts.
+
+One at a time per registry (:func:`lease`). Whatever it does is found again by the next look: a
+launch's folder is written before its job is submitted, the job carries the launch's name, and
+everything else may be done twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modeltainer import service
+from modeltainer.apptainer.lock import shared_lock
+from modeltainer.reconcile.decide import Cancel, Drain, Forget, Plan, Submit, decide
+from modeltainer.reconcile.demand import DemandReader
+from modeltainer.reconcile.learn import failed
+from modeltainer.reconcile.replica import Phase, Replica
+from modeltainer.reconcile.scale import Pressure
+from modeltainer.registry import deployments, launches
+from modeltainer.registry.deployments import RECONCILER_LOCK, Deployment, History
+from modeltainer.registry.endpoints import EndpointReader, Sighting
+from modeltainer.registry.layout import Layout
+from modeltainer.registry.records import Cause, Endpoint, State, Submission
+from modeltainer.scheduler import Scheduler, start_ticks
+from modeltainer.spec import LaunchSpec
+from modeltainer.view import JobSight, Row, merge
+
+if TYPE_CHECKING:
+    from modeltainer.config.schema import Config
+    from modeltainer.hpc.queue import JobStatus
+
+STEP_S = 2.0
+"""Between two looks at the registry; the scheduler is asked far less often."""
+LEASE_RENEW_S, LEASE_STALE_S = 3.0, 30.0
+WALLTIME_RESERVE_S = 15.0
+"""Beside its drain time, what an agent keeps free before its walltime (jobs/agent.py)."""
+OLD_S = 3600.0
+
+
+class BusyError(RuntimeError):
+    """Another reconciler works on this registry; the message names it."""
+
+
+@contextlib.contextmanager
+def lease(
+    layout: Layout,
+    *,
+    cancelled: Callable[[], bool] = lambda: False,
+    on_wait: Callable[[str], None] = lambda holder: None,
+    wait: bool = True,
+) -> Iterator[Callable[[], bool]]:
+    """Be the one reconciler of this registry; gives a function that says whether we still are.
+
+    Args:
+        wait: False gives up as soon as the other one is seen to be alive.
+
+    Raises:
+        BusyError: ``wait`` is False, and there is another; or ``cancelled``.
+        OSError: the registry cannot be written.
+    """
+    layout.create()
+    path = layout.reconcile / RECONCILER_LOCK
+    first = _content(path)
+
+    def give_up() -> bool:
+        return cancelled() or (not wait and _content(path) not in ("", first))
+
+    with contextlib.ExitStack() as held:
+        try:
+            ours = held.enter_context(
+                shared_lock(
+                    path,
+                    on_wait=on_wait,
+                    cancelled=give_up,
+                    renew_s=LEASE_RENEW_S,
+                    stale_s=LEASE_STALE_S,
+                )
+            )
+        except KeyboardInterrupt:
+            if not give_up():
+                raise
+            other = deployments.reconciler(layout) or "another process"
+            raise BusyError(f"this registry is reconciled by {other}") from None
+        yield ours
+
+
+def _content(path: Path) -> str:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return path.read_text()
+    return ""
+
+
+@dataclass(frozen=True)
+class View:
+    """One look, before anything is decided."""
+
+    declared: dict[str, Deployment]
+    replicas: list[Replica]
+    submissions: dict[str, Submission]
+
+
+class Reconciler:
+    """Keeps between its looks only what can be found again."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        load_config: Callable[[], Config],
+        *,
+        ours: Callable[[], bool] = lambda: True,
+        say: Callable[[str], None] = lambda line: None,
+        scheduler: Scheduler | None = None,
+    ) -> None:
+        """
+        Args:
+            load_config: reads models.yaml; called when something is to be submitted.
+            ours: whether the lease still is; asked before each submission.
+            say: told what is done, a line at a time.
+        """
+        self._layout, self._load_config, self._ours, self._say = layout, load_config, ours, say
+        self._endpoints = EndpointReader(layout)
+        self._scheduler = scheduler or Scheduler(min_interval_s=5.0, max_interval_s=30.0)
+        self._launches = launches.LaunchReader(layout)
+        self._demand = DemandReader(layout)
+        self._pressures: Mapping[str, Pressure] = {}
+        self._first_seen: dict[str, float] = {}
+        """When a launch without a job, or a silent one, was first seen so (monotonic)."""
+
+    def step(self) -> Plan:
+        """Look, decide and act once.
+
+        Raises:
+            OSError: the registry cannot be read; nothing was done.
+        """
+        view = self.look()
+        if not view.declared and not view.replicas:
+            return Plan()
+        models = sorted({*view.declared, *(one.model for one in view.replicas)})
+        histories = {model: deployments.read_history(self._layout, model) for model in models}
+        plan = decide(
+            view.declared,
+            view.replicas,
+            histories,
+            now_unix=time.time(),
+            now=time.monotonic(),
+            loads=self._demand.loads(view.declared),
+            pressures=self._pressures,
+        )
+        self._pressures = plan.pressures
+        # What was learned of an ended launch is kept before the launch is forgotten.
+        for model, history in plan.histories.items():
+            if history != histories[model]:
+                deployments.write_history(self._layout, history)
+        self._act(plan, view)
+        return plan
+
+    # -- looking --
+
+    def look(self) -> View:
+        """What is declared and what is there.
+
+        Raises:
+            OSError: the registry cannot be read.
+        """
+        declared = deployments.read_all(self._layout)
+        found = [one for one in self._launches.read_all() if one.spec.deployment is not None]
+        unreadable = {
+            one.spec.model
+            for one in found
+            if one.spec.model not in declared
+            and (self._layout.deployments / deployments.file_name(one.spec.model)).exists()
+        }
+        # A declaration that cannot be read now must not end what it declares.
+        found = [one for one in found if one.spec.model not in unreadable]
+        if not found:
+            return View(declared, [], {})
+        seen = {one.endpoint.launch_id: one for one in self._endpoints.poll()}
+        found = self._adopt(found, seen)
+        submissions = {
+            one.spec.launch_id: one.submission for one in found if one.submission is not None
+        }
+        sights = self._scheduler.look(
+            list(submissions.values()),
+            settled=frozenset(
+                one.submission.job_id
+                for one in found
+                if one.submission is not None and one.spec.launch_id in seen
+            ),
+        )
+        now = time.monotonic()
+        replicas = [self._replica(one, seen.get(one.spec.launch_id), sights, now) for one in found]
+        known = {one.spec.launch_id for one in found}
+        self._first_seen = {name: at for name, at in self._first_seen.items() if name in known}
+        return View(declared, replicas, submissions)
+
+    def _adopt(
+        self, found: list[launches.Launch], seen: Mapping[str, Sighting]
+    ) -> list[launches.Launch]:
+        """Launches whose submitter was cut off after the scheduler had taken the job."""
+        lost = [one for one in found if one.submission is None]
+        if not lost:
+            return found
+        jobs = self._jobs_by_name()
+        if jobs is None:  # not asked, not missing
+            for one in lost:
+                self._first_seen.pop(one.spec.launch_id, None)
+        adopted: dict[str, Submission] = {}
+        for one in lost:
+            sighting = seen.get(one.spec.launch_id)
+            submission = _submission(one.spec, jobs, sighting.endpoint if sighting else None)
+            if submission is not None:
+                launches.record_submission(self._layout, submission)
+                adopted[one.spec.launch_id] = submission
+                self._say(f"{one.spec.launch_id}: found again as job {submission.job_id}")
+        return [
+            replace(one, submission=adopted.get(one.spec.launch_id, one.submission))
+            for one in found
+        ]
+
+    def _jobs_by_name(self) -> dict[str, JobStatus] | None:
+        from modeltainer.hpc.cluster import detect
+        from modeltainer.hpc.commands import SlurmError
+        from modeltainer.hpc.queue import poll_jobs
+
+        if detect() == "local":
+            return {}
+        try:
+            return {job.name: job for job in poll_jobs().values()}
+        except SlurmError:
+            return None
+
+    def _replica(
+        self,
+        one: launches.Launch,
+        sighting: Sighting | None,
+        sights: Mapping[str, JobSight],
+        now: float,
+    ) -> Replica:
+        spec, submission = one.spec, one.submission
+        endpoint = sighting.endpoint if sighting else None
+        sight = sights.get(submission.job_id, JobSight("unknown")) if submission else None
+        row = merge(one, endpoint, sight or JobSight("unknown"))
+        asked = launches.drain_reason(self._layout.launch(spec.launch_id)) is not None
+        silent = sighting is not None and not sighting.alive
+        phase = _phase(row, submitted=submission is not None, silent=silent, asked=asked)
+        since = now
+        if phase in (Phase.UNSUBMITTED, Phase.SILENT):
+            since = self._first_seen.setdefault(spec.launch_id, now)
+        else:
+            self._first_seen.pop(spec.launch_id, None)
+        if phase is Phase.UNSUBMITTED and self._is_old(spec.launch_id):
+            since = float("-inf")
+        return _replica(one, row, endpoint, phase, asked=asked, phase_s=now - since)
+
+    def _is_old(self, launch_id: str) -> bool:
+        """For reconcilers that look once: by far older than any difference between clocks."""
+        try:
+            return time.time() - self._layout.spec(launch_id).stat().st_mtime > OLD_S
+        except OSError:
+            return False
+
+    # -- acting --
+
+    def _act(self, plan: Plan, view: View) -> None:
+        from modeltainer.hpc.cancel import nudge
+
+        cancelled = [one for one in plan.actions if isinstance(one, Cancel)]
+        drained = [one for one in plan.actions if isinstance(one, Drain)]
+        for action in drained:
+            self._ask(action.launch_id, action.reason)
+        nudge([view.submissions[one.launch_id] for one in drained])
+        self._cancel(cancelled, view)
+        for action in plan.actions:
+            if isinstance(action, Forget):
+                service.forget(self._layout, action.launch_id)
+                self._launches.drop(action.launch_id)
+        wanted = [one for one in plan.actions if isinstance(one, Submit)]
+        if wanted:
+            self._submit(wanted, plan.histories)
+
+    def _ask(self, launch_id: str, reason: str) -> None:
+        with contextlib.suppress(OSError):
+            launches.request_drain(self._layout, launch_id, reason)
+            self._say(f"{launch_id}: drain: {reason}")
+
+    def _cancel(self, actions: Sequence[Cancel], view: View) -> None:
+        from modeltainer.hpc.cancel import cancel
+        from modeltainer.hpc.commands import SlurmError
+
+        known = [one for one in actions if one.launch_id in view.submissions]
+        if not known:
+            return
+        try:
+            cancel([view.submissions[one.launch_id] for one in known])
+        except SlurmError as error:
+            self._say(f"could not cancel now: {error}")
+            return
+        for one in known:  # noted last: what was not cancelled is cancelled at the next look
+            self._ask(one.launch_id, one.reason)
+
+    def _submit(self, wanted: Sequence[Submit], histories: Mapping[str, History]) -> None:
+        planner: service.Planner | None = None
+        hopeless: set[str] = set()
+        for one in wanted:
+            if one.model in hopeless:
+                continue
+            try:
+                # Asked as late as can be: mt-submit stop may have come in between.
+                deployment = deployments.read(self._layout, one.model)
+                if deployment is None or not self._ours():
+                    return
+                config = self._load_config()
+                planner = planner or service.Planner(config)
+                spec = _spec(planner, config, deployment, one.number)
+                service.submit_unseen([spec], config=config)
+                self._say(f"{spec.launch_id}: submitted: {one.reason}")
+            except (service.LaunchError, ValueError, OSError) as error:
+                # ValueError: ConfigError and CannotLaunchError.
+                hopeless.add(one.model)
+                cause = Cause(getattr(error, "code", "cannot-launch"), str(error))
+                self._say(f"{one.model}: could not be submitted: {cause.message}")
+                history = failed(histories[one.model], cause, time.time())
+                with contextlib.suppress(OSError):
+                    deployments.write_history(self._layout, history)
+
+
+def _spec(
+    planner: service.Planner, config: Config, deployment: Deployment, number: int
+) -> LaunchSpec:
+    from modeltainer.config.resolve import Overrides
+
+    model = service.known_model(deployment.model, config)
+    overrides = Overrides(**deployment.overrides)
+    return planner.spec(model, number, overrides, deployment=deployment.revision)
+
+
+def _submission(
+    spec: LaunchSpec, jobs: Mapping[str, JobStatus] | None, endpoint: Endpoint | None
+) -> Submission | None:
+    """The job behind a launch without one, by the job's name or by its agent's word."""
+    from modeltainer.hpc.options import job_name
+
+    job = (jobs or {}).get(job_name(spec.launch_id))
+    if job is not None:
+        executor, job_id, ticks = "slurm", job.job_id, None
+        submitted = job.submit_unix or time.time()
+    elif endpoint is not None:
+        ticks = start_ticks(int(endpoint.job_id)) if endpoint.job_id.isdigit() else None
+        executor, job_id = ("local" if jobs == {} else "slurm"), endpoint.job_id
+        submitted = endpoint.started_unix
+    else:
+        return None
+    return Submission(
+        launch_id=spec.launch_id,
+        model=spec.model,
+        replica=spec.replica,
+        executor="local" if executor == "local" else "slurm",
+        job_id=job_id,
+        submitted_unix=submitted,
+        partition=spec.placement.partition if spec.placement else None,
+        gres=spec.placement.gres if spec.placement else None,
+        local_start_ticks=ticks,
+    )
+
+
+_STARTING = frozenset({State.STARTING, State.PULLING, State.LOADING})
+
+
+def _phase(row: Row, *, submitted: bool, silent: bool, asked: bool) -> Phase:
+    if row.state is State.ENDED:
+        return Phase.ENDED
+    if not submitted:
+        return Phase.UNSUBMITTED
+    if asked or row.state is State.DRAINING:
+        return Phase.LEAVING
+    if silent:
+        return Phase.SILENT
+    if row.state is State.READY:
+        return Phase.READY
+    return Phase.STARTING if row.state in _STARTING else Phase.QUEUED
+
+
+def _replica(
+    one: launches.Launch,
+    row: Row,
+    endpoint: Endpoint | None,
+    phase: Phase,
+    *,
+    asked: bool,
+    phase_s: float,
+) -> Replica:
+    spec = one.spec
+    reserve_s = spec.drain_s + WALLTIME_RESERVE_S
+    left = row.time_left_s
+    walltime_s = spec.placement.walltime_s if spec.placement else None
+    load_s = None
+    if row.loading_s is not None and endpoint is not None and endpoint.ready_unix is not None:
+        load_s = max(row.loading_s, endpoint.ready_unix - endpoint.started_unix)
+    started = endpoint.started_unix if endpoint is not None else None
+    return Replica(
+        launch_id=spec.launch_id,
+        model=spec.model,
+        revision=spec.deployment or "",
+        number=spec.replica,
+        phase=phase,
+        useful_s=None if left is None else left - reserve_s,
+        lifetime_s=None if walltime_s is None else max(1.0, walltime_s - reserve_s),
+        queue_s=row.queue_s,
+        load_s=load_s,
+        serving_s=row.serving_s or 0.0,
+        running_s=max(0.0, time.time() - started) if started is not None else 0.0,
+        unsubmitted_s=phase_s if phase is Phase.UNSUBMITTED else 0.0,
+        silent_s=phase_s if phase is Phase.SILENT else 0.0,
+        gpus=spec.resources.gpus,
+        submitted_unix=one.submission.submitted_unix if one.submission else 0.0,
+        cause=row.cause,
+        asked=asked,
+    )
+
+
+def reconcile(
+    layout: Layout,
+    load_config: Callable[[], Config],
+    *,
+    over: threading.Event,
+    say: Callable[[str], None],
+) -> None:
+    """Be the reconciler, as soon as no other one is, until ``over``.
+
+    Raises:
+        BusyError: it was over before the other one had gone.
+        OSError: the registry cannot be written.
+    """
+
+    def waits(holder: str) -> None:
+        say(f"waiting: {holder} reconciles this registry")
+
+    while not over.is_set():
+        with lease(layout, cancelled=over.is_set, on_wait=waits) as ours:
+            say("reconciling")
+            reconciler = Reconciler(layout, load_config, ours=ours, say=say)
+            while ours() and not over.is_set():
+                try:
+                    reconciler.step()
+                except Exception as error:  # one bad look must not end the service
+                    say(f"this look failed: {type(error).__name__}: {error}")
+                over.wait(STEP_S)

@@ -1,0 +1,245 @@
+"""What is declared comes true and stays so, whatever happens; and never with more jobs than asked
+for and their successors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modeltainer.reconcile.decide import Drain, Forget, Submit, backoff_s
+from modeltainer.reconcile.replica import Phase
+from modeltainer.reconcile.scale import Load
+from modeltainer.registry.deployments import Deployment, History
+from modeltainer.registry.records import Cause
+from tests.reconcile.simulation import EPOCH, Simulation
+
+GONE = Cause("job-gone", "the job is gone")
+
+events = st.lists(
+    st.one_of(
+        st.tuples(st.just("look"), st.none() | st.integers(0, 5)),
+        st.tuples(st.just("tick"), st.integers(1, 40)),
+        st.tuples(st.just("kill"), st.integers(0, 10)),
+        st.tuples(st.just("silence"), st.integers(0, 10)),
+        st.tuples(st.just("speak"), st.integers(0, 10)),
+        st.tuples(st.just("redeclare"), st.integers(0, 2)),
+        st.tuples(st.just("break"), st.integers(0, 1)),
+    ),
+    max_size=40,
+)
+bounds = st.tuples(st.integers(0, 3), st.integers(1, 4))
+
+
+def simulation(low: int, high: int, walltime_s: float | None = None) -> Simulation:
+    return Simulation({"m": Deployment("m", "a", low, max(low, high))}, walltime_s=walltime_s)
+
+
+def happen(world: Simulation, event: str, value: int | None) -> None:
+    running = [job for job in world.jobs if job.replica.phase in (Phase.STARTING, Phase.READY)]
+    if event == "look":
+        world.look(die_after=value)
+    elif event == "tick":
+        world.tick(float(value or 0))
+    elif event == "redeclare" and "m" in world.deployments:
+        declared = world.deployments["m"]
+        world.deployments["m"] = replace(declared, revision=f"{declared.revision}{value}")
+    elif event == "break":
+        world.broken = bool(value)
+    elif event == "speak":
+        for job in world.jobs:
+            if job.replica.phase is Phase.SILENT:
+                job.replica = replace(job.replica, phase=Phase.READY, silent_s=0.0)
+    elif running:
+        job = running[(value or 0) % len(running)]
+        if event == "kill":
+            world.end(job, GONE)
+        elif event == "silence":
+            job.replica = replace(job.replica, phase=Phase.SILENT)
+
+
+@settings(deadline=None)
+@given(events, bounds, st.sampled_from([None, 60.0, 300.0]))
+def test_it_converges_after_anything_and_never_has_too_many_jobs(
+    steps: list[tuple[str, int | None]], limits: tuple[int, int], walltime_s: float | None
+) -> None:
+    world = simulation(*limits, walltime_s)
+    most = world.deployments["m"].maximum
+    for event, value in steps:
+        happen(world, event, value)
+        assert world.with_job <= 2 * most
+    happen(world, "break", 0)
+    for _ in range(500):
+        world.look()
+        assert world.with_job <= 2 * most
+        world.tick(5.0)
+    world.walltime_s = None  # those that come now stay
+    for _ in range(200):
+        world.look()
+        world.tick(5.0)
+    wanted = world.deployments["m"].minimum
+    assert world.count(Phase.READY) == wanted
+    assert len(world.jobs) == wanted
+    assert not world.plan().actions
+
+
+@settings(deadline=None)
+@given(events, bounds)
+def test_what_is_declared_no_more_leaves_nothing(
+    steps: list[tuple[str, int | None]], limits: tuple[int, int]
+) -> None:
+    world = simulation(*limits)
+    for event, value in steps:
+        happen(world, event, value)
+    world.deployments.clear()
+    before = world.submitted
+    for _ in range(100):
+        world.look()
+        world.tick(5.0)
+    # A launch that stays silent is its job's end's business; it was asked to end.
+    assert world.jobs == []
+    assert world.submitted == before
+
+
+@given(bounds, st.integers(0, 5))
+def test_one_need_is_submitted_once(limits: tuple[int, int], die_after: int) -> None:
+    world = simulation(*limits)
+    world.look(die_after=die_after)
+    for _ in range(5):
+        world.look()
+    assert world.submitted == world.deployments["m"].minimum
+
+
+@settings(deadline=None)
+@given(st.integers(1, 4), st.sampled_from([90.0, 150.0, 600.0, 3000.0]), st.floats(0.5, 10))
+def test_walltimes_are_handed_over_without_a_gap(
+    replicas: int, walltime_s: float, pause_s: float
+) -> None:
+    world = simulation(replicas, replicas, walltime_s)
+    while world.count(Phase.READY) < replicas:
+        world.look()
+        world.tick(pause_s)
+        assert world.now < 1000
+    end = world.now + 5 * walltime_s
+    drained = 0
+    while world.now < end:
+        plan = world.look()
+        drained += sum(isinstance(one, Drain) for one in plan.actions)
+        world.tick(pause_s)
+        assert world.count(Phase.READY) >= replicas
+        assert world.with_job <= 2 * replicas
+    assert drained >= 3 * replicas
+
+
+def test_a_walltime_shorter_than_the_load_time_does_not_flood_the_queue() -> None:
+    world = simulation(1, 1, walltime_s=60.0)
+    world.load_s = 55.0
+    while world.now < 1000:
+        world.look()
+        world.tick(2.0)
+        assert world.with_job <= 2
+    assert world.submitted <= 1000 / 25
+
+
+def test_the_same_failure_again_is_tried_ever_more_rarely_and_said() -> None:
+    world = simulation(3, 3)
+    world.broken = True
+    while world.now < 4 * 3600:
+        world.look()
+        world.tick(5.0)
+        assert world.count(Phase.ENDED) <= 4
+    assert world.submitted < 30
+    assert "the GPU has too little memory" in world.histories["m"].note
+    assert "starts in a row failed" in world.histories["m"].note
+    before = world.submitted
+    world.broken = False
+    declared = world.deployments["m"]
+    world.deployments["m"] = replace(declared, created_unix=EPOCH + world.now)
+    world.look()  # declared again: tried at once
+    assert world.submitted == before + 3
+    world.tick(5.0)
+    world.look()
+    world.tick(30.0)
+    world.look()
+    assert world.count(Phase.READY) == 3
+
+
+@given(st.integers(0, 200))
+def test_back_off_is_bounded_and_grows(failures: int) -> None:
+    history = History("m", failures=failures)
+    assert 0 <= backoff_s(history) <= 1800
+    assert backoff_s(history) <= backoff_s(replace(history, failures=failures + 1))
+    assert backoff_s(replace(history, cause_code="slurm-unavailable")) <= 60
+
+
+def test_a_new_declaration_replaces_the_old_jobs_once_the_new_ones_serve() -> None:
+    world = simulation(2, 2)
+    while world.count(Phase.READY) < 2:
+        world.look()
+        world.tick(5.0)
+    world.deployments["m"] = replace(world.deployments["m"], revision="b")
+    while any(job.replica.revision == "a" for job in world.jobs):
+        world.look()
+        assert world.count(Phase.READY) >= 2
+        world.tick(5.0)
+        assert world.now < 300
+    assert world.count(Phase.READY) == 2
+
+
+def test_the_gpu_hours_of_a_day_are_kept_to() -> None:
+    world = simulation(2, 2)
+    world.gpus = 4
+    world.deployments["m"] = replace(world.deployments["m"], gpu_hours_per_day=2.0)
+    used = 0.0
+    start = EPOCH - EPOCH % 86400
+    world.now = start - EPOCH  # midnight
+    end = world.now + 86400
+    while world.now < end:
+        world.look()
+        world.tick(10.0)
+        running = [job for job in world.jobs if job.replica.phase in (Phase.READY, Phase.STARTING)]
+        used += len(running) * 4 * 10 / 3600
+    assert 1.9 <= used <= 2.1
+    assert "GPU hours" in world.histories["m"].note
+    for _ in range(20):
+        world.look()
+        world.tick(10.0)
+    assert world.count(Phase.READY) == 2  # a new day
+
+
+def test_scale_to_zero_and_back() -> None:
+    world = simulation(0, 1)
+    world.loads = {"m": Load(watched_s=10_000.0)}
+    assert not world.look().actions
+    world.loads = {"m": Load(in_flight=3, idle_s=0.0)}
+    plan = world.look()
+    assert [type(action) for action in plan.actions] == [Submit]
+    for _ in range(10):  # many requests, many looks: one job
+        world.tick(5.0)
+        world.look()
+    assert world.submitted == 1
+    assert world.count(Phase.READY) == 1
+    world.loads = {"m": Load(idle_s=899.0)}
+    assert not world.look().actions
+    world.loads = {}  # no gateway says anything: nothing is let go
+    assert not world.look().actions
+    world.loads = {"m": Load(watched_s=3.0)}  # a gateway that has just begun to count
+    assert not world.look().actions
+    world.loads = {"m": Load(idle_s=901.0)}
+    assert [type(action) for action in world.look().actions] == [Drain]
+    world.tick(11.0)
+    assert [type(action) for action in world.look().actions] == [Forget]
+
+
+def test_a_job_cancelled_by_others_is_replaced_at_once_then_more_slowly() -> None:
+    world = simulation(1, 1)
+    world.look()
+    for _ in range(4):
+        world.tick(5.0)
+        for job in world.jobs:
+            if job.replica.phase is Phase.STARTING:
+                world.end(job, Cause("stopped", "it was asked to stop"))
+        world.look()
+    assert world.submitted == 2
+    assert "cancelled, and not by mt-submit" in world.histories["m"].cause
