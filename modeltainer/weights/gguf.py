@@ -14,6 +14,8 @@ from typing import Any
 
 MAX_COUNT = 10_000_000
 MAX_NESTING = 4
+MAX_KEPT = 4096
+"""Longest array of numbers that is kept: one per layer, not one per token."""
 
 _SCALARS = {
     0: "B",
@@ -101,6 +103,8 @@ class GgufHeader:
     """Scalars and text; an array is given by its length only (vocabularies are large)."""
     tensors: tuple[Tensor, ...] = ()
     data_offset: int = 0
+    arrays: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Short arrays of numbers (one value per layer), which :attr:`metadata` gives the length of."""
 
     @property
     def needed_bytes(self) -> int:
@@ -132,6 +136,7 @@ def read_header(path: Path) -> GgufHeader:
 class _Cursor:
     def __init__(self, data: mmap.mmap, size: int) -> None:
         self._data, self._size, self.at = data, size, 0
+        self.kept: tuple[Any, ...] | None = None
 
     def take(self, count: int) -> bytes:
         if count > self._size - self.at:
@@ -160,7 +165,9 @@ class _Cursor:
             raise BadGgufError(f"its header has a value of unknown kind {kind}")
         inner, length = self.number("I"), self.count()
         if inner in _SCALARS:
-            self.take(length * struct.calcsize(_SCALARS[inner]))
+            raw = self.take(length * struct.calcsize(_SCALARS[inner]))
+            if length <= MAX_KEPT:
+                self.kept = struct.unpack(f"<{length}{_SCALARS[inner]}", raw)
         else:
             for _ in range(length):
                 self.value(inner, nesting + 1)
@@ -175,9 +182,12 @@ def _parse(cursor: _Cursor) -> GgufHeader:
         raise BadGgufError(f"it is of GGUF version {version}, and 2 and 3 are known")
     tensor_count, pair_count = cursor.count(), cursor.count()
     metadata: dict[str, Any] = {}
+    arrays: dict[str, tuple[Any, ...]] = {}
     for _ in range(pair_count):
-        key = cursor.text()
+        key, cursor.kept = cursor.text(), None
         metadata[key] = cursor.value(cursor.number("I"))
+        if cursor.kept is not None:
+            arrays[key] = cursor.kept
     tensors = []
     for _ in range(tensor_count):
         name, dimensions = cursor.text(), cursor.number("I")
@@ -188,4 +198,5 @@ def _parse(cursor: _Cursor) -> GgufHeader:
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment <= 0:
         raise BadGgufError("its alignment is not a positive number")
-    return GgufHeader(version, metadata, tuple(tensors), -(-cursor.at // alignment) * alignment)
+    data_offset = -(-cursor.at // alignment) * alignment
+    return GgufHeader(version, metadata, tuple(tensors), data_offset, arrays)
