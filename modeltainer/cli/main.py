@@ -22,6 +22,7 @@ COMMANDS = {
     "stop": (f"{_HOME}.stop", "End launches, by model, launch or job."),
     "chat": (f"{_HOME}.chat", "Talk to a model through the gateway."),
     "gateway": (f"{_HOME}.gateway", "Start, stop or look at the one URL over all models."),
+    "bench": (f"{_HOME}.bench", "Measure a model under load, and draw reports of it."),
     "key": (f"{_HOME}.key", "Create, list or revoke the keys of the gateway's clients."),
     "tunnel": (f"{_HOME}.tunnel", "Print or run the ssh command that reaches the gateway."),
     "models": (f"{_HOME}.models", "List the models of models.yaml."),
