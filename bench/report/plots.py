@@ -57,10 +57,11 @@ def _smoothed(series: list[tuple[float, int]]) -> tuple[list[float], list[float]
     sums = [0.0] * SPANS
     for (moment, count), (until, _) in pairwise(series):
         place = min(SPANS - 1, int((moment - begin) / width))
-        while moment < until and place < SPANS:
+        start = moment
+        while start < until and place < SPANS:
             edge = begin + (place + 1) * width
-            sums[place] += count * (min(until, edge) - moment)
-            moment, place = edge, place + 1
+            sums[place] += count * (min(until, edge) - start)
+            start, place = edge, place + 1
     return [begin + (n + 0.5) * width for n in range(SPANS)], [total / width for total in sums]
 
 
