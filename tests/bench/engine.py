@@ -104,19 +104,20 @@ class Engine:
             choice = {"index": 0, "message": message, "text": "word", "finish_reason": "length"}
             respond(writer, {"choices": [choice], "usage": usage})
             return
+        options = asked.get("stream_options", {})
         if model == "queues":
             async with self.slots:
-                await self.stream(model, time.monotonic(), tokens, usage, asked, writer)
+                await self.stream(model, time.monotonic(), tokens, usage, options, writer)
         else:
-            await self.stream(model, arrived, tokens, usage, asked, writer)
+            await self.stream(model, arrived, tokens, usage, options, writer)
 
-    async def stream(
+    async def stream(  # noqa: PLR0917
         self,
         model: str,
         arrived: float,
         tokens: int,
         usage: dict[str, int],
-        asked: dict[str, Any],
+        options: dict[str, Any],
         writer: asyncio.StreamWriter,
     ) -> None:
         script = self.script
@@ -129,7 +130,6 @@ class Engine:
             if stall[0] <= arrived + ttft < stall[1]:
                 ttft = stall[1] - arrived
         per_event = 4 if model.startswith("bundled") else 1
-        options = asked.get("stream_options", {})
         counts = options.get("continuous_usage_stats") and model not in {
             "bare-usage",
             "bundled-uncounted",

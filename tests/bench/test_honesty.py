@@ -25,8 +25,9 @@ def url() -> Iterator[str]:
 
 
 def one(url: str, model: str) -> Record:
-    [record] = load(url, model, tokens=TOKENS, requests=1).records
-    return record
+    """The middle one of five: a busy machine delays one, not most."""
+    records = load(url, model, ClosedLoop(5), tokens=TOKENS, requests=5).records
+    return sorted(records, key=lambda row: (row.last_token_s or 0) - (row.first_token_s or 0))[2]
 
 
 def test_role_only_chunks_and_pings_are_no_first_token(url: str) -> None:
