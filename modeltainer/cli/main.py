@@ -24,6 +24,7 @@ COMMANDS = {
     "chat": (f"{_HOME}.chat", "Talk to a model through the gateway."),
     "batch": (f"{_HOME}.batch", "Many requests from a file, one answer a row."),
     "gateway": (f"{_HOME}.gateway", "Start, stop or look at the one URL over all models."),
+    "bench": (f"{_HOME}.bench", "Measure a model under load, and draw reports of it."),
     "key": (f"{_HOME}.key", "Create, list or revoke the keys of the gateway's clients."),
     "usage": (f"{_HOME}.usage", "Show requests and tokens by key, model, day or user."),
     "tunnel": (f"{_HOME}.tunnel", "Print or run the ssh command that reaches the gateway."),

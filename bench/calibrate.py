@@ -1,0 +1,91 @@
+"""The harness measured by itself: how far off it is at a given load, on this machine, now."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from modeltainer.bench.client import Target
+from modeltainer.bench.metrics import percentile, tpot, ttft
+from modeltainer.bench.point import PointPlan
+from modeltainer.bench.run import WorkerError, run_point
+from modeltainer.bench.schedule import ClosedLoop
+from modeltainer.bench.workload import Length, Workload
+
+TTFT_S = 0.05
+LENGTH_S = 1.0
+"""About how long a calibration lasts."""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The error of harness and mock together, an upper bound of the harness's own; seconds."""
+
+    concurrency: int
+    chunk_gap_s: float
+    requests: int
+    ttft_s: float
+    """Median of |measured - true|."""
+    ttft_p95_s: float
+    tpot_s: float
+    """Median of |measured - true|."""
+    cpu_share: float
+    """CPU of the busiest client process, in cores."""
+
+
+@contextmanager
+def mock_server(ttft_s: float, gap_s: float, tokens: int) -> Iterator[str]:
+    """A scripted server in a process of its own; gives the path of its socket."""
+    with tempfile.TemporaryDirectory(prefix="mt-bench-") as folder:
+        socket = str(Path(folder) / "mock.sock")
+        words = [sys.executable, "-m", "modeltainer.bench.mock", "--socket", socket]
+        timing = ["--ttft", str(ttft_s), "--gap", str(gap_s), "--tokens", str(tokens)]
+        with subprocess.Popen([*words, *timing], stdout=subprocess.PIPE) as process:
+            try:
+                assert process.stdout is not None
+                if process.stdout.readline() != b"ready\n":
+                    raise WorkerError("the mock server of the calibration did not start")
+                yield socket
+            finally:
+                process.terminate()
+
+
+def calibrate(concurrency: int, chunk_gap_s: float, workers: int = 1) -> Floor:
+    """Drive the mock with so many streams at such a gap between chunks.
+
+    Raises:
+        WorkerError: a process of the harness failed.
+    """
+    tokens = max(2, round((LENGTH_S - TTFT_S) / chunk_gap_s))
+    workload = Workload(prompt=Length(16, 16), output=Length(tokens, tokens))
+    with mock_server(TTFT_S, chunk_gap_s, tokens) as socket:
+        plan = PointPlan(
+            label="calibration",
+            targets=(Target("mock", "localhost", socket=socket),),
+            schedule=ClosedLoop(concurrency),
+            workload=workload,
+            requests=max(2 * concurrency, 4),
+            warmup=concurrency,
+            timeout_s=30.0,
+            workers=workers,
+        )
+        result = run_point(plan)
+    rows = [row for row in result.records if row.ok and not row.warmup]
+    if not rows:
+        raise WorkerError("the calibration got no answers")
+    first = sorted(abs((ttft(row) or 0.0) - TTFT_S) for row in rows)
+    after = sorted(abs((tpot(row) or 0.0) - chunk_gap_s) for row in rows)
+    return Floor(
+        concurrency=concurrency,
+        chunk_gap_s=chunk_gap_s,
+        requests=len(rows),
+        ttft_s=percentile(first, 50),
+        ttft_p95_s=percentile(first, 95),
+        tpot_s=percentile(after, 50),
+        cpu_share=max((one.cpu_share for one in result.workers), default=0.0),
+    )
