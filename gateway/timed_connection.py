@@ -12,7 +12,7 @@ import asyncio
 from typing import Any
 
 from modeltainer.gateway.client_connection import ClientProtocol
-from modeltainer.gateway.errors import document
+from modeltainer.gateway.errors import GatewayError
 
 
 class TimedProtocol(ClientProtocol):
@@ -94,7 +94,7 @@ class TimedProtocol(ClientProtocol):
         if self.transport.is_closing():
             return
         if self._in_head or not self.cycle.response_started:
-            body = document(message, "invalid_request_error", "request_too_slow_or_large")
+            body = GatewayError(int(status[:3]), message, "request_too_slow_or_large").body()
             self.transport.write(
                 b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
                 b"connection: close\r\n\r\n%s" % (status, len(body), body)
