@@ -63,14 +63,16 @@ def containerize(
     cache_folders = _cache_folders(spec.site.cache, env)
     binds = [
         *_model_binds(spec),
-        f"{spec.site.cache}:{spec.site.cache}",
-        f"{scratch}:/tmp",
+        _bind(spec.site.cache, spec.site.cache),
+        _bind(scratch, "/tmp"),  # noqa: S108
     ]
     argv = [program, "exec", "--containall", "--no-home", "--pwd", "/tmp"]  # noqa: S108
     if spec.resources.gpus:
         argv.append("--rocm" if spec.site.gpu_vendor == "amd" else "--nv")
-    for bind in (*binds, *spec.site.binds):
-        argv += ["--bind", bind]
+    for bind in binds:
+        argv += bind
+    for wished in spec.site.binds:
+        argv += ["--bind", wished]
     argv += [image, *command]
     passed = {name: environ[name] for name in _PASSED if name in environ}
     inside = {"TMPDIR": "/tmp", **passed, **env, **secrets}  # noqa: S108
@@ -78,17 +80,31 @@ def containerize(
     outside = {name: value for name, value in environ.items() if not name.startswith(prefixes)}
     prefix = prefixes[TOOLS.index(program)]
     outside.update({prefix + name: value for name, value in inside.items()})
+    # Without this, values go through a shell in the container, which runs $(…) in them.
+    outside[f"{program.upper()}_NO_EVAL"] = "1"
+    # Where llama.cpp's official images have their server; nothing where others do not.
+    outside[f"{prefix}PREPEND_PATH"] = "/app"
     return Contained(tuple(argv), outside, cache_folders)
 
 
-def _model_binds(spec: LaunchSpec) -> list[str]:
+def _model_binds(spec: LaunchSpec) -> list[list[str]]:
     if spec.source.kind != "path":
         return []
     # A model in a hub cache is a link to a blob elsewhere in it: bind where the link leads, too.
     path = PurePosixPath(spec.source.value)
     real = PurePosixPath(os.path.realpath(path))
     folders = {path.parent, real.parent}
-    return [f"{folder}:{folder}:ro" for folder in sorted(folders)]
+    return [_bind(str(folder), str(folder), read_only=True) for folder in sorted(folders)]
+
+
+def _bind(source: str, destination: str, *, read_only: bool = False) -> list[str]:
+    """The options that bind one folder. ``--bind`` splits at ``:`` and ``,``; a path with one of
+    them goes by ``--mount``, whose fields are quoted as in CSV."""
+    if not set(":,") & set(source + destination):
+        return ["--bind", f"{source}:{destination}" + (":ro" if read_only else "")]
+    fields = [f"source={source}", f"destination={destination}"]
+    quoted = ['"' + field.replace('"', '""') + '"' for field in fields]
+    return ["--mount", ",".join(["type=bind", *quoted, *(["ro"] if read_only else [])])]
 
 
 def _cache_folders(cache: str, env: Mapping[str, str]) -> tuple[str, ...]:

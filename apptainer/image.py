@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
@@ -18,6 +19,7 @@ from modeltainer.apptainer.lock import shared_lock
 _URI = re.compile(
     r"^(docker|oras|library|https?|shub|docker-archive|oci|docker-daemon|oci-archive):"
 )
+PART = ".part.sif"
 _SIF_MAGIC = b"SIF_MAGIC"
 _SIF_MAGIC_AT = 32
 """The magic stands behind the 32 bytes of the launch line (sylabs/sif, pkg/sif/sif.go)."""
@@ -85,7 +87,8 @@ def pull(
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Path:
     """Fetch a URI into the cache, once: whoever else wants it at the same moment, on whichever
-    node, waits for the first. A fetch that is interrupted leaves nothing.
+    node, waits for the first. A fetch that is interrupted leaves nothing; one that is killed, a part
+    that the next removes.
 
     Args:
         progress: called with Apptainer's own lines, and with whom we wait for.
@@ -110,6 +113,8 @@ def pull(
             cancelled=cancelled,
         ):
             if not path.is_file():
+                for part in path.parent.glob(f".{glob.escape(path.stem)}.*{PART}"):
+                    part.unlink(missing_ok=True)  # of one that was killed
                 _fetch(image, path, cache, progress, cancelled)
     except KeyboardInterrupt as error:
         if cancelled():
@@ -126,7 +131,7 @@ def _fetch(
     cancelled: Callable[[], bool],
 ) -> None:
     program = tool()
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.part.sif")
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}{PART}")
     environment = {"APPTAINER_CACHEDIR": str(cache / "apptainer"), **os.environ}
     try:
         process = subprocess.Popen(
@@ -175,7 +180,11 @@ def _read_lines(
 def _pull_error(image: str, lines: list[str]) -> ImageError:
     text = "\n".join(lines)
     last = next((line for line in reversed(lines) if line.strip()), "no output")
-    if re.search(r"manifest unknown|not found|404|name unknown", text, re.IGNORECASE):
+    if re.search(
+        r"manifest unknown|name unknown|\b404\b|requested access to the resource is denied",
+        text,
+        re.IGNORECASE,
+    ):
         return ImageError(
             "no-such-image", f"there is no image {image}: {last}", "check its name and tag"
         )

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from modeltainer.jobs import devices, ports
+from modeltainer.jobs.agent_log import AgentLog
 from modeltainer.jobs.diagnose import diagnose, no_command
 from modeltainer.jobs.engines import Engine, EngineStart, engine_for
 from modeltainer.jobs.engines.options import BadOptionError
@@ -39,6 +40,8 @@ PORT_TRIES = 5
 TICK_S = 0.5
 """Longest sleep of the main loop; signals and the engine's death end it at once."""
 ENGINE_GRACE_S = 5.0
+DRAIN_SHARE = 4
+"""The drain before the walltime takes at most one part in this many of it."""
 WALLTIME_MARGIN_S = 15.0
 """Kept free before the walltime's end, beside the drain time."""
 
@@ -70,6 +73,9 @@ class Agent:
         self._facts: JobFacts = job_facts(spec, os.environ, time.time())
         self._engine: Engine = engine_for(spec.engine, spec.runtime)
         self._limits = Limits(load_timeout_s=spec.load_timeout_s, drain_s=spec.drain_s)
+        self._log = AgentLog(self._log_folder / "agent.log")
+        self._say = self._log.say
+        self._started_unix = time.time()
         self._ask: Ask | None = None
         self._drain_reason: str | None = None
         self._wakeup = _Wakeup()
@@ -98,7 +104,7 @@ class Agent:
             context=spec.context,
             devices=facts.devices,
             gres=spec.placement.gres if spec.placement else None,
-            started_unix=time.time(),
+            started_unix=self._started_unix,
             ends_unix=facts.ends_unix,
             agent_pid=os.getpid(),
         )
@@ -113,12 +119,14 @@ class Agent:
             cause = ended.cause
         except Exception as error:
             self._registration.close(5.0, state=State.ENDED, cause=_unexpected(error))
+            self._log.close(2.0)
             raise
         if self._scratch_folder is not None:
             with contextlib.suppress(OSError):
                 self._scratch_folder.cleanup()
         self._say(f"ended: {cause.code}: {cause.message}")
         self._registration.close(10.0, state=State.ENDED, cause=cause, host=None, port=None)
+        self._log.close(2.0)
         return cause
 
     def _on_signal(self, number: int) -> None:
@@ -182,6 +190,7 @@ class Agent:
 
         threading.Thread(target=fetch, name="pull", daemon=True).start()
         while not result:
+            self._ask = self._ask or self._planned_end()
             self._wakeup.sleep(TICK_S)
         self._clocks = replace(self._clocks, pulling_s=time.monotonic() - started)
         if self._asked is not None:
@@ -224,6 +233,12 @@ class Agent:
                 )
             except FileNotFoundError:
                 return no_command(program)
+            except OSError as error:
+                return Cause(
+                    "no-such-command",
+                    f"{program} cannot be run on the compute node: {error.strerror or error}",
+                    "check command: in models.yaml, and that the file is executable",
+                )
             self._say(f"engine started, pid {process.pid}, port {port.port}: {program}")
             self._registration.publish(state=State.LOADING)
             target = Target(
@@ -307,7 +322,11 @@ class Agent:
                     if life.ask is not None:
                         return self._asked_ending(life.ask)
                     self._say(f"the engine exited: {exit_code}")
-                    return diagnose(exit_code or 0, process.tail(), program)
+                    cause = diagnose(exit_code or 0, process.tail(), program)
+                    if cause.code == "port-in-use" and readiness.answered.is_set():
+                        # It had its port; what the log says of others must not start it again.
+                        return replace(cause, code="engine-died")
+                    return cause
                 self._wakeup.sleep(0.1 if life.state is State.DRAINING else TICK_S)
         finally:
             readiness.stop()
@@ -333,9 +352,10 @@ class Agent:
         ends = self._facts.ends_unix
         if ends is None:
             return None
-        return (
-            Ask.WALLTIME if time.time() >= ends - self._spec.drain_s - WALLTIME_MARGIN_S else None
-        )
+        # A drain longer than the job itself would begin before the first request.
+        whole_s = ends - self._started_unix
+        early_s = min(self._spec.drain_s + WALLTIME_MARGIN_S, max(0.0, whole_s) / DRAIN_SHARE)
+        return Ask.WALLTIME if time.time() >= ends - early_s else None
 
     def _publish_ready(self, target: Target, host: str, loading_s: float) -> None:
         self._clocks = replace(self._clocks, loading_s=loading_s)
@@ -348,11 +368,6 @@ class Agent:
             clocks=self._clocks,
             engine_version=self._engine.version(target),
         )
-
-    def _say(self, line: str) -> None:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        with contextlib.suppress(OSError), (self._log_folder / "agent.log").open("a") as log:
-            log.write(f"{stamp} {line}\n")
 
 
 class _EndedError(Exception):

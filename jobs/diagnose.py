@@ -123,6 +123,19 @@ SIGNS: tuple[Sign, ...] = (
         "free space in the cache folder (site.cache), or move it",
     ),
     _sign(
+        "no-such-command",
+        r"executable file not found in \$PATH",
+        "the image has no such command",
+        "give the engine's full path in the image as command:, or use another image",
+    ),
+    _sign(
+        "bad-bind",
+        r"bad bind syntax|destination must be an absolute path|mount source .* doesn't exist|"
+        r"unable to add .* to mount list",
+        "Apptainer cannot bind one of the folders",
+        "check site.binds; each path must exist on the compute node",
+    ),
+    _sign(
         "no-such-image",
         r"could not open image|FATAL:.*(?:no such file or directory|not found).*\.sif|"
         r"image .* doesn't exist",
@@ -182,6 +195,8 @@ _SIGNALS = {
     ),
 }
 _NOT_FOUND = 127
+MAX_SIGNAL = 64
+"""The largest signal number on Linux (signal(7)); a shell tells signal N as 128 + N."""
 _EXCEPTION = re.compile(r"(?<![\w.])((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception): \S.*)")
 _ASIDE = re.compile(r"\b(?:DEBUG|INFO|WARN|WARNING)\b|Engine core initialization failed")
 """Lines whose exceptions are not the cause: remarks, and vLLM's word that a process failed."""
@@ -196,10 +211,12 @@ def diagnose(exit_code: int, log: str, command: str = "the engine") -> Cause:
         command: what was started, for messages.
     """
     lines = tuple(line.rstrip() for line in log.splitlines() if line.strip())[-LOG_LINES:]
-    for sign in SIGNS:
-        if sign.pattern.search(log):
-            return Cause(sign.code, sign.message, sign.hint, lines)
     number = -exit_code if exit_code < 0 else exit_code - 128
+    if number > MAX_SIGNAL:  # an exit code of its own, such as Apptainer's 255
+        number = 0
+    sign = None if number == signal.SIGKILL else _last_sign(log)
+    if sign is not None:
+        return Cause(sign.code, sign.message, sign.hint, lines)
     known = next((value for key, value in _SIGNALS.items() if key == number), None)
     if known is not None:
         return Cause(*known, lines)
@@ -209,6 +226,20 @@ def diagnose(exit_code: int, log: str, command: str = "the engine") -> Cause:
     error = _last_exception(log)
     message = f"{command} ended with {how}" + (f": {error}" if error else "")
     return Cause("engine-died", message, "mt-submit logs shows why", lines)
+
+
+def _last_sign(log: str) -> Sign | None:
+    """The sign nearest to the end, since what an engine says last is what it died of; but a sign
+    that tells only that loading failed yields to one that tells why."""
+    found: tuple[int, Sign] | None = None
+    general: Sign | None = None
+    for sign in SIGNS:
+        at = max((match.start() for match in sign.pattern.finditer(log)), default=-1)
+        if at >= 0 and sign.code == "load-failed":
+            general = sign
+        elif at >= 0 and (found is None or at > found[0]):
+            found = (at, sign)
+    return found[1] if found is not None else general
 
 
 def _last_exception(log: str) -> str:

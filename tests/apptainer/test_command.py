@@ -90,6 +90,18 @@ def test_a_model_behind_a_link_can_be_opened(tmp_path: Path) -> None:
     assert f"{link.parent}:{link.parent}:ro" in bound
 
 
+def test_paths_that_bind_would_split_are_mounted() -> None:
+    spec = replace(SPEC, source=Source("path", '/models/a:b,"c/m.gguf'))
+    argv, _ = contained(spec)
+    assert argv[argv.index("--mount") + 1] == (
+        'type=bind,"source=/models/a:b,""c","destination=/models/a:b,""c",ro'
+    )
+
+
+def test_values_are_not_evaluated_by_a_shell() -> None:
+    assert contained()[1]["APPTAINER_NO_EVAL"] == "1"
+
+
 def test_sites_with_singularity(tmp_path: Path) -> None:
     program = tmp_path / "singularity"
     program.write_text("#!/bin/sh\n")

@@ -55,6 +55,19 @@ def test_signals_are_told_from_exit_codes() -> None:
     assert "exit code 3" in diagnose(3, "").message
 
 
+def test_an_exit_code_of_its_own_is_no_signal() -> None:
+    assert "exit code 255" in diagnose(255, "FATAL: something", "apptainer").message
+    missing = 'FATAL: "llama-server": executable file not found in $PATH'
+    assert diagnose(255, missing, "apptainer").code == "no-such-command"
+
+
+def test_words_of_a_request_in_the_log_are_not_the_cause() -> None:
+    log = "request: explain 'address already in use'\n"
+    assert diagnose(137, log).code == "out-of-memory"
+    both = f"{log}403 client error in a prompt\nCUDA out of memory\n"
+    assert diagnose(1, both).code == "out-of-gpu-memory"
+
+
 def test_a_missing_command_names_what_is_missing() -> None:
     assert diagnose(127, "", "apptainer").code == "no-apptainer"
     assert "llama-server" in diagnose(127, "", "llama-server").message
