@@ -344,6 +344,7 @@ def _submission(
         submitted_unix=submitted,
         partition=placement.partition if placement else spec.resources.partition,
         gres=placement.gres if placement else None,
+        host=os.uname().nodename if executor == "local" else None,
         local_start_ticks=ticks,
     )
 

@@ -264,10 +264,16 @@ class Agent:
             visible = label.value
             if label.note:
                 self._say(label.note)
-        start = EngineStart(spec, bind, port, self._secret.nonce, internal, visible)
+        contained = spec.runtime == "apptainer" and image is not None
+        scratch = self._scratch()
+        # The container sees the scratch folder as its /tmp.
+        private = "/tmp" if contained else scratch  # noqa: S108
+        start = EngineStart(spec, bind, port, self._secret.nonce, internal, visible, private)
         command = self._engine.command(start)
+        for name, content in command.files.items():
+            (Path(scratch) / name).write_text(content)
         secrets = {**self._secret.env, self._engine.key_variable: self._secret.key}
-        if spec.runtime != "apptainer" or image is None:
+        if not contained or image is None:
             return list(command.argv), {**os.environ, **command.env, **spec.env, **secrets}
         from modeltainer.apptainer.command import containerize
 
@@ -278,14 +284,14 @@ class Agent:
             env={**command.env, **spec.env},
             secrets=secrets,
             environ=os.environ,
-            scratch=self._scratch(),
+            scratch=scratch,
         )
         for folder in inside.folders:
             Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
         return list(inside.argv), inside.env
 
     def _scratch(self) -> str:
-        """A folder on the node for the container's /tmp, removed with the job."""
+        """A folder of this user's on the node, the container's /tmp; removed with the job."""
         base = os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
         if self._scratch_folder is None:
             self._scratch_folder = tempfile.TemporaryDirectory(prefix="modeltainer-", dir=base)

@@ -39,6 +39,8 @@ class Scheduler:
         self._asked_at: float | None = None
         self._answer: dict[str, JobSight] | None = None
         self._known: frozenset[str] = frozenset()
+        """Jobs that were there to be seen when the queue last answered."""
+        self._asked_for: frozenset[str] = frozenset()
 
     def look(
         self, submissions: Sequence[Submission], settled: Iterable[str] = ()
@@ -72,10 +74,10 @@ class Scheduler:
 
         now = self._clock()
         interval = max(self._interval, SETTLED_INTERVAL_S) if all_settled else self._interval
-        new = not jobs <= self._known
+        new = not jobs <= self._asked_for
         if self._asked_at is not None and not new and now - self._asked_at < interval:
             return
-        self._asked_at = now
+        self._asked_at, self._asked_for = now, jobs
         try:
             answer = {job.job_id: job_sight(job) for job in poll_jobs().values()}
         except SlurmError:
@@ -105,11 +107,15 @@ def job_sight(job: JobStatus) -> JobSight:
 
 
 def local_sight(submission: Submission) -> JobSight:
-    """A job of the local executor: its process, told from a stranger's by its start time."""
+    """A job of the local executor: its process, told from a stranger's by its start time. From
+    another host nothing can be said of it."""
+    here = os.uname().nodename
+    if submission.host is not None and submission.host != here:
+        return JobSight("unknown", reason=f"runs on {submission.host}", node=submission.host)
     ticks = start_ticks(int(submission.job_id))
     if ticks is None or ticks != submission.local_start_ticks:
         return JobSight("gone")
-    return JobSight("running", node=os.uname().nodename)
+    return JobSight("running", node=here)
 
 
 def start_ticks(pid: int) -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from modeltainer.config.resolve import CannotLaunchError, Overrides, launch_spec
 from modeltainer.registry import deployments, launches
 from modeltainer.registry.endpoints import EndpointReader
 from modeltainer.registry.layout import Layout
-from modeltainer.registry.records import Endpoint, State
+from modeltainer.registry.records import Endpoint, State, Submission
 from modeltainer.scheduler import Scheduler
 from modeltainer.spec import LaunchSpec
 from modeltainer.view import JobSight, Row, merge
@@ -195,7 +196,14 @@ def submit_unseen(specs: Sequence[LaunchSpec], *, config: Config) -> None:
             submission = submit_job(spec, layout, executor=executor)
             launches.record_submission(layout, submission)
     except BaseException as error:
-        _undo(layout, created, executor)
+        left = _undo(layout, created, executor)
+        if left:
+            raise LaunchError(
+                "not-cancelled",
+                f"the launch failed ({error}), and the scheduler did not answer when these were to "
+                f"be cancelled: {', '.join(left)}",
+                "they may run: mt-submit ls shows them, mt-submit stop ends them",
+            ) from error
         if isinstance(error, SubmissionError):
             raise LaunchError(error.code, error.message, error.hint) from error
         if isinstance(error, OSError):
@@ -221,7 +229,7 @@ def launch(
 def list_launches(config: Config | None = None) -> list[Row]:
     """Every launch of this registry, ordered by launch id. One query to the scheduler."""
     config = load() if config is None else config
-    return _Observer(Layout(config.site.registry)).rows()
+    return Observer(config).rows()
 
 
 def wait(
@@ -244,7 +252,7 @@ def wait(
         LaunchError: a launch id is not in the registry.
     """
     config = load() if config is None else config
-    observer = _Observer(Layout(config.site.registry))
+    observer = Observer(config)
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     wanted = set(launch_ids)
     last: list[tuple[State, str]] = []
@@ -297,6 +305,7 @@ def stop(
         raise _registry_error(config, error) from error
     found = launches.read_all(layout)
     chosen, unknown = _select(found, targets, all_, config)
+    chosen = _with_lost_submissions(layout, chosen, config)
     unknown = [one for one in unknown if (config.model_named(one) or one) not in withdrawn]
     began = time.monotonic()
     scheduler = Scheduler(min_interval_s=0.5)
@@ -334,6 +343,48 @@ def stop(
         if waiting:
             time.sleep(0.2)
     return report
+
+
+def _with_lost_submissions(
+    layout: Layout, chosen: Sequence[launches.Launch], config: Config
+) -> list[launches.Launch]:
+    """Launches whose mt-submit was killed between the scheduler's answer and our record of it: the
+    agent knows the job, and before it speaks the job's name finds it.
+
+    Raises:
+        LaunchError: a launch of a bare machine is on another host, or Slurm does not answer.
+    """
+    from modeltainer.hpc.commands import SlurmError
+
+    here = os.uname().nodename
+    agents = {seen.endpoint.launch_id: seen.endpoint for seen in EndpointReader(layout).poll()}
+    whole = []
+    for one in chosen:
+        submission, agent = one.submission, agents.get(one.spec.launch_id)
+        if submission is None and executor_of(config) == "slurm":
+            if agent is not None:
+                submission = Submission(
+                    launch_id=one.spec.launch_id,
+                    model=one.spec.model,
+                    replica=one.spec.replica,
+                    executor="slurm",
+                    job_id=agent.job_id,
+                    submitted_unix=agent.started_unix,
+                )
+            try:
+                _cancel_unrecorded(one.spec.launch_id)
+            except SlurmError as error:
+                raise LaunchError(
+                    "slurm-unavailable", f"{one.spec.launch_id} was not cancelled: {error}"
+                ) from error
+        if submission is not None and submission.host not in {None, here}:
+            raise LaunchError(
+                "other-host",
+                f"{one.spec.launch_id} runs on {submission.host}, and can only be stopped there",
+                f"log in to {submission.host} and run mt-submit stop again",
+            )
+        whole.append(replace(one, submission=submission))
+    return whole
 
 
 DRAIN_SLACK_S = 8.0
@@ -374,16 +425,29 @@ def _in(draining: Mapping[str, float], one: launches.Launch) -> bool:
     return one.spec.launch_id in draining
 
 
-class _Observer:
-    """Registry and scheduler, read together; the scheduler's answers are reused between polls."""
+class Observer:
+    """Registry and scheduler, read together; the scheduler's answers are reused between looks, so
+    whoever looks again and again keeps one of these."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-        self._reader = EndpointReader(layout)
+    def __init__(self, config: Config) -> None:
+        self._layout = Layout(config.site.registry)
+        self._reader = EndpointReader(self._layout)
         self._scheduler = Scheduler()
+        self._found: list[launches.Launch] | None = None
 
     def rows(self) -> list[Row]:
-        found = launches.read_all(self._layout)
+        """Every launch, ordered by launch id.
+
+        Raises:
+            OSError: the registry could not be read, not even once; later, a shared folder that is
+                away for a moment leaves what was known.
+        """
+        try:
+            self._found = launches.read_all(self._layout)
+        except OSError:
+            if self._found is None:
+                raise
+        found = self._found
         endpoints = {seen.endpoint.launch_id: seen.endpoint for seen in self._reader.poll()}
         sights = self._scheduler.look(
             [launch.submission for launch in found if launch.submission is not None],
@@ -428,25 +492,39 @@ def _registry_error(config: Config, error: OSError) -> LaunchError:
     )
 
 
-def _undo(layout: Layout, created: Iterable[str], executor: str) -> None:
-    """Cancel and remove what a failed or interrupted submit() has made so far."""
-    from modeltainer.hpc.cancel import cancel, cancel_named
-    from modeltainer.hpc.commands import SlurmError
-    from modeltainer.hpc.options import job_name
+def _undo(layout: Layout, created: Iterable[str], executor: str) -> list[str]:
+    """Cancel and remove what a failed or interrupted submit() has made so far; returns what could
+    not be cancelled, which is kept. A second Ctrl-C has to wait until this is done."""
+    interrupting = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, interrupting)
+    try:
+        return [one for one in created if not _undo_one(layout, one, executor)]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    submissions = []
-    for launch_id in created:
-        submission = launches.read_submission(layout.launch(launch_id))
+
+def _undo_one(layout: Layout, launch_id: str, executor: str) -> bool:
+    from modeltainer.hpc.cancel import cancel
+    from modeltainer.hpc.commands import SlurmError
+
+    submission = launches.read_submission(layout.launch(launch_id))
+    try:
         if submission is not None:
-            submissions.append(submission)
+            cancel([submission])
         elif executor == "slurm":
             # Ctrl-C between the scheduler's answer and our record of it: the name finds the job.
-            with contextlib.suppress(SlurmError):
-                cancel_named(job_name(launch_id))
-    with contextlib.suppress(SlurmError):
-        cancel(submissions)
-    for launch_id in created:
-        forget(layout, launch_id)
+            _cancel_unrecorded(launch_id)
+    except SlurmError:
+        return False
+    forget(layout, launch_id)
+    return True
+
+
+def _cancel_unrecorded(launch_id: str) -> None:
+    from modeltainer.hpc.cancel import cancel_named
+    from modeltainer.hpc.options import job_name
+
+    cancel_named(job_name(launch_id))
 
 
 def forget(layout: Layout, launch_id: str) -> None:

@@ -100,6 +100,10 @@ def merge(
         start_estimate_unix=job.start_estimate_unix,
         time_left_s=None if job.ends_unix is None else max(0.0, job.ends_unix - now),
     )
+    if submission is None and endpoint is not None:
+        # The record of the submission was lost; the agent is there all the same.
+        row = replace(row, job_id=endpoint.job_id)
+        return _with_agent(row, endpoint, endpoint.started_unix, now)
     if submission is None:
         return replace(
             row, reason="not submitted yet, or its mt-submit was killed while submitting"
@@ -114,7 +118,8 @@ def merge(
             + (f" ({job.reason})" if job.reason else ""),
             "the node failed, or the job was killed too fast to say why: see mt-submit logs",
         )
-        return replace(row, state=State.ENDED, cause=cause, reason=cause.message, url=None)
+        ended = replace(row, state=State.ENDED, cause=cause, reason=cause.message)
+        return replace(ended, url=None, time_left_s=None)
     return row
 
 
@@ -138,14 +143,13 @@ def _without_agent(row: Row, job: JobSight) -> Row:
 
 
 def _with_agent(row: Row, endpoint: Endpoint, submitted_unix: float, now: float) -> Row:
-    ends = endpoint.ends_unix
     return replace(
         row,
         state=endpoint.state,
         node=endpoint.node,
         gres=endpoint.gres or row.gres,
         url=_url(endpoint) if endpoint.state in {State.READY, State.DRAINING} else None,
-        time_left_s=row.time_left_s if ends is None else max(0.0, ends - now),
+        time_left_s=_time_left(row, endpoint, now),
         queue_s=max(0.0, endpoint.started_unix - submitted_unix),
         pulling_s=endpoint.clocks.pulling_s,
         loading_s=endpoint.clocks.loading_s,
@@ -154,6 +158,12 @@ def _with_agent(row: Row, endpoint: Endpoint, submitted_unix: float, now: float)
         reason=endpoint.cause.message if endpoint.cause else "",
         start_estimate_unix=None,
     )
+
+
+def _time_left(row: Row, endpoint: Endpoint, now: float) -> float | None:
+    if endpoint.state is State.ENDED:
+        return None
+    return row.time_left_s if endpoint.ends_unix is None else max(0.0, endpoint.ends_unix - now)
 
 
 def _url(endpoint: Endpoint) -> str | None:

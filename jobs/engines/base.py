@@ -21,6 +21,9 @@ class EngineStart:
     nonce: str
     internal_port: int | None = None
     cuda_visible_devices: str | None = None
+    private_folder: str | None = None
+    """A folder that only the job's user can read, as the engine sees it; there the command's
+    ``files`` will be. None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class EngineCommand:
 
     argv: tuple[str, ...]
     env: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    """Content of files in the private folder, by name: what other users of the node must not read
+    in the argument list, such as the nonce."""
 
 
 class Engine(Protocol):

@@ -18,6 +18,7 @@ from modeltainer.jobs.engines.base import (
 from modeltainer.jobs.engines.options import to_arguments
 from modeltainer.jobs.probe import NotYetError, Target
 
+EMBEDDED_SETTINGS = "MODELTAINER_EMBEDDED_ENGINE"
 ALL_LAYERS = "999"
 """More layers than any model has: the whole model goes to the GPU."""
 
@@ -34,7 +35,6 @@ class LlamaCpp:
         argv = [
             *(spec.command or ("llama-server",)),
             *_model(start),
-            *("--alias", f"{spec.model},{start.nonce}"),
             *("--host", start.bind),
             *("--port", str(start.port)),
             "--metrics",
@@ -47,7 +47,10 @@ class LlamaCpp:
         if spec.resources.gpus and not layers & {name.replace("_", "-") for name in options}:
             argv += ["--n-gpu-layers", ALL_LAYERS]
         argv += to_arguments(options, lists="repeat")
-        return EngineCommand(tuple(argv), cache_environment(spec.site.cache, spec.engine))
+        # Not as --alias: other users of the node can read arguments, and would learn the nonce.
+        names = {"LLAMA_ARG_ALIAS": f"{spec.model},{start.nonce}"}
+        cache = cache_environment(spec.site.cache, spec.engine)
+        return EngineCommand(tuple(argv), {**cache, **names})
 
     def requests_running(self, target: Target) -> int | None:
         try:
@@ -80,11 +83,9 @@ class EmbeddedLlamaCpp(LlamaCpp):
             "threads": spec.resources.cpus,
             "options": spec.engine_args,
         }
-        argv = (
-            *(sys.executable, "-m", "modeltainer.jobs.engines.llamacpp_embedded"),
-            json.dumps(settings),
-        )
-        return EngineCommand(argv, cache_environment(spec.site.cache, spec.engine))
+        argv = (sys.executable, "-m", "modeltainer.jobs.engines.llamacpp_embedded")
+        cache = cache_environment(spec.site.cache, spec.engine)
+        return EngineCommand(argv, {**cache, EMBEDDED_SETTINGS: json.dumps(settings)})
 
     def version(self, target: Target) -> str | None:
         from importlib.metadata import version

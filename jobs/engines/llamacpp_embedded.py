@@ -1,8 +1,8 @@
 """llama.cpp's server in a process of our own Python, by xllamacpp: the engine of a bare machine.
 
-Run by the agent as ``python -m modeltainer.jobs.engines.llamacpp_embedded SETTINGS``, where
-SETTINGS is the JSON that :class:`modeltainer.jobs.engines.llamacpp.EmbeddedLlamaCpp` writes. The
-key comes from ``LLAMA_API_KEY``.
+Run by the agent as ``python -m modeltainer.jobs.engines.llamacpp_embedded``. Its environment has the
+settings, JSON that :class:`modeltainer.jobs.engines.llamacpp.EmbeddedLlamaCpp` writes, and the key
+as ``LLAMA_API_KEY``.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import difflib
 import json
 import os
 import signal
-import sys
 from typing import Any
+
+from modeltainer.jobs.engines.llamacpp import EMBEDDED_SETTINGS
 
 
 def serve(settings: dict[str, Any], key: str) -> None:
@@ -61,4 +62,4 @@ def _set(params: Any, name: str, value: Any) -> None:
 
 
 if __name__ == "__main__":
-    serve(json.loads(sys.argv[1]), os.environ["LLAMA_API_KEY"])
+    serve(json.loads(os.environ[EMBEDDED_SETTINGS]), os.environ["LLAMA_API_KEY"])

@@ -14,6 +14,9 @@ from modeltainer.jobs.engines.base import (
 from modeltainer.jobs.engines.options import to_arguments
 from modeltainer.jobs.probe import NotYetError, Target
 
+CONFIG_FILE = "vllm.yaml"
+"""Its content is JSON, which is YAML too."""
+
 
 class Vllm:
     """``vllm serve``."""
@@ -25,10 +28,16 @@ class Vllm:
         spec = start.spec
         options = dict(spec.engine_args)
         given = {name.replace("_", "-") for name in options}
+        names = ["--served-model-name", spec.model, start.nonce]
+        files = {}
+        if start.private_folder is not None and "config" not in given:
+            # Other users of the node can read arguments, and would learn the nonce.
+            names = ["--config", f"{start.private_folder}/{CONFIG_FILE}"]
+            files[CONFIG_FILE] = json.dumps({"served-model-name": [spec.model, start.nonce]})
         argv = [
             *(spec.command or ("vllm", "serve")),
             spec.source.value,
-            *("--served-model-name", spec.model, start.nonce),
+            *names,
             *("--host", start.bind),
             *("--port", str(start.port)),
         ]
@@ -49,7 +58,7 @@ class Vllm:
             env["VLLM_PORT"] = str(start.internal_port)
         if start.cuda_visible_devices is not None:
             env["CUDA_VISIBLE_DEVICES"] = start.cuda_visible_devices
-        return EngineCommand(tuple(argv), env)
+        return EngineCommand(tuple(argv), env, files)
 
     def requests_running(self, target: Target) -> int | None:
         try:

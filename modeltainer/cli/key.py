@@ -41,9 +41,7 @@ def command() -> None:
 )
 @click.option("--expires", metavar="TIME", callback=seconds, help="Ends after: 12h, 7d.")
 @click.option("--rpm", type=_COUNT, metavar="N", help="At most N requests a minute.")
-@click.option(
-    "--tpm", type=_COUNT, metavar="N", help="At most N tokens a minute, with prompts."
-)
+@click.option("--tpm", type=_COUNT, metavar="N", help="At most N tokens a minute, with prompts.")
 @click.option("--concurrent", type=_COUNT, metavar="N", help="At most N requests at once.")
 @click.option("--json", "as_json", is_flag=True, help="The key and what is kept of it, as JSON.")
 @pass_invocation

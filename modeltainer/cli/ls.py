@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +16,9 @@ from modeltainer.registry import deployments as records
 from modeltainer.registry.deployments import Deployment, History
 from modeltainer.registry.records import State
 from modeltainer.view import Row
+
+if TYPE_CHECKING:
+    from modeltainer.service import Observer
 
 
 @click.command(
@@ -52,12 +56,12 @@ def command(
     click.echo(_text(invocation, all_, deployments))
 
 
-def _rows(invocation: Invocation) -> list[Row]:
-    from modeltainer import service
+def _rows(invocation: Invocation, observer: Observer | None = None) -> list[Row]:
     from modeltainer.cli.gateway_client import requests_in_flight
+    from modeltainer.service import Observer
     from modeltainer.view import with_requests
 
-    rows = service.list_launches(invocation.config())
+    rows = (observer or Observer(invocation.config())).rows()
     return with_requests(rows, requests_in_flight(invocation.layout())) if rows else rows
 
 
@@ -71,8 +75,10 @@ def _declared(invocation: Invocation) -> tuple[dict[str, Deployment], dict[str, 
     return declared, {model: records.read_history(layout, model) for model in declared}
 
 
-def _text(invocation: Invocation, all_: bool, only_deployments: bool) -> str:
-    rows = _rows(invocation)
+def _text(
+    invocation: Invocation, all_: bool, only_deployments: bool, observer: Observer | None = None
+) -> str:
+    rows = _rows(invocation, observer)
     declared, histories = _declared(invocation)
     layout = invocation.layout()
     kept = deployment_table(declared, histories, rows, reconciler=records.reconciler(layout))
@@ -85,9 +91,12 @@ def _text(invocation: Invocation, all_: bool, only_deployments: bool) -> str:
 
 
 def _watch(invocation: Invocation, all_: bool, only_deployments: bool) -> None:
+    from modeltainer.service import Observer
+
+    observer = Observer(invocation.config())  # one, so that Slurm is asked as seldom as it says
     try:
         while True:
-            text = _text(invocation, all_, only_deployments)
+            text = _text(invocation, all_, only_deployments, observer)
             click.clear()
             click.echo(text)
             time.sleep(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,6 +67,10 @@ def cli(ctx: click.Context, config_file: Path | None, verbose: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``mt-submit``; returns its exit code (see :mod:`modeltainer.cli.exit_codes`)."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # A closed terminal or a kill ends a command as Ctrl-C does: nothing half-started is left.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     try:
         result = cli.main(arguments, prog_name="mt-submit", standalone_mode=False)
     except click.ClickException as error:

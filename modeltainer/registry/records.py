@@ -117,6 +117,8 @@ class Submission:
     submitted_unix: float
     partition: str | None = None
     gres: str | None = None
+    host: str | None = None
+    """Local executor: the host on which process ``job_id`` runs."""
     local_start_ticks: int | None = None
     """Local executor: start time of process ``job_id`` in clock ticks (``/proc/PID/stat`` field
     22), so that a reused pid is never signalled."""

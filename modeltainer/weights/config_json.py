@@ -142,7 +142,9 @@ def _kv_heads(text: Mapping[str, Any], kind: str, heads: int) -> int:
         return 1 if text.get("multi_query", True) else heads
     if text.get("multi_query") is True and kind == "gpt_bigcode":
         return 1
-    found = _number(text, "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
+    found = _number(
+        text, "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"
+    )
     return found or heads
 
 
@@ -152,7 +154,9 @@ def _layer_types(text: Mapping[str, Any], kind: str, layers: int) -> list[str]:
     if isinstance(listed, list) and len(listed) == layers:
         return ["full_attention" if one == "attention" else str(one) for one in listed]
     pattern = text.get("hybrid_override_pattern")
-    if isinstance(pattern, str) and len(pattern) == layers:  # Nemotron-H: M amba, * attention, - MLP
+    if (
+        isinstance(pattern, str) and len(pattern) == layers
+    ):  # Nemotron-H: M amba, * attention, - MLP
         return [{"M": "mamba", "*": "full_attention"}.get(one, "mlp") for one in pattern]
     if text.get("attn_layer_period"):  # Jamba
         period, offset = int(text["attn_layer_period"]), _number(text, "attn_layer_offset")
@@ -165,7 +169,9 @@ def _layer_types(text: Mapping[str, Any], kind: str, layers: int) -> list[str]:
     every = _number(text, "sliding_window_pattern", "_sliding_window_pattern")
     every = every or {"gemma2": 2, "gemma3_text": 6, "cohere2": 4, "gpt_oss": 2}.get(kind, 0)
     if every:  # each so many-th layer sees everything
-        return ["sliding_attention" if (at + 1) % every else "full_attention" for at in range(layers)]
+        return [
+            "sliding_attention" if (at + 1) % every else "full_attention" for at in range(layers)
+        ]
     return ["sliding_attention" if _window(text) else "full_attention"] * layers
 
 

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 # Feed-forward networks of two matrices instead of a gated one's three.
-_UNGATED = {"falcon", "gpt_neox", "gpt2", "phi", "opt", "bloom", "gptj", "starcoder2", "gpt_bigcode"}
+_UNGATED = {
+    "falcon",
+    "gpt_neox",
+    "gpt2",
+    "phi",
+    "opt",
+    "bloom",
+    "gptj",
+    "starcoder2",
+    "gpt_bigcode",
+}
 _UNGATED_ACTIVATIONS = {"relu2", "relu_squared"}
 
 
@@ -75,7 +85,9 @@ def _attention(
 ) -> int:
     latent = _number(config, "kv_lora_rank")
     if not latent:
-        gate = 2 if config.get("attn_output_gate") or config.get("model_type") == "qwen3_next" else 1
+        gate = (
+            2 if config.get("attn_output_gate") or config.get("model_type") == "qwen3_next" else 1
+        )
         return hidden * head_dim * ((1 + gate) * heads + 2 * kv_heads)
     # DeepSeek-V2, arXiv:2405.04434, section 2.1: low-rank queries, and keys and values jointly.
     nope, rope = _number(config, "qk_nope_head_dim"), _number(config, "qk_rope_head_dim")
@@ -104,7 +116,9 @@ def _moe_layers(config: Mapping[str, Any], layers: int) -> int:
     if config.get("expert_layer_period"):  # Jamba
         period, offset = int(config["expert_layer_period"]), _number(config, "expert_layer_offset")
         return sum((layer - offset) % period == 0 for layer in range(layers))
-    step = _number(config, "decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_freq") or 1
+    step = (
+        _number(config, "decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_freq") or 1
+    )
     dense = config.get("mlp_only_layers") or ()
     return sum(
         layer >= first and layer not in dense and (layer + 1 - first) % step == 0

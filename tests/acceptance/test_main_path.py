@@ -82,10 +82,10 @@ def bob_is_kept_out(cluster: Cluster, url: str, alice: Account) -> bool:
     assert bob(f"find {alice.home}/registry").stdout == ""
     assert "Permission denied" in bob(f"ls {alice.home}").stderr
     [secret] = list((alice.registry / "launches").glob("*/secret.json"))
-    key = json.loads(secret.read_text())["key"]
+    private = json.loads(secret.read_text())
     # Neither in anybody's command line nor in an environment that bob can read.
     search = "grep -lsFf - /proc/[0-9]*/cmdline /proc/[0-9]*/environ"
-    assert bob(search, f"{key}\n").stdout == ""
+    assert bob(search, f"{private['key']}\n{private['nonce']}\n").stdout == ""
     assert bob(search, "llama-server\n").stdout  # it does find what is there
     sockets = cluster.run("login", ["bash", "-c", "ls /tmp/modeltainer-2001"], "bob", check=False)
     assert sockets.returncode != 0

@@ -8,6 +8,7 @@ running request for this long after SIGTERM's drain began.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -58,7 +59,9 @@ def main() -> None:
             file.write(f"{port}\n")
         if len(state.read_text().split()) < 3:
             sys.exit("OSError: [Errno 98] Address already in use")
-    Handler.names = ("someone-else",) if act == "stranger" else tuple(option("--alias").split(","))
+    Handler.names = (
+        ("someone-else",) if act == "stranger" else tuple(os.environ["LLAMA_ARG_ALIAS"].split(","))
+    )
     if act == "busy-for":
         # Counted from the start: ready comes within a fraction of a second.
         Handler.busy_until = time.monotonic() + float(sys.argv[2]) + 1.0

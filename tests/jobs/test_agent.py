@@ -19,15 +19,15 @@ from tests.jobs.conftest import StartAgent
 FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
 
 
-def processes_with(text: str) -> list[int]:
+def processes_with(text: str, *, where: str = "environ") -> list[int]:
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
             try:
-                command = (folder / "cmdline").read_bytes()
+                content = (folder / where).read_bytes()
             except OSError:
                 continue
-            if text.encode() in command:
+            if text.encode() in content:
                 found.append(int(folder.name))
     return found
 
@@ -65,10 +65,12 @@ def test_from_start_to_stop(start_agent: StartAgent) -> None:
     assert processes_with(agent.secret.nonce) == []
 
 
-def test_the_key_is_in_no_command_line(start_agent: StartAgent) -> None:
+def test_neither_key_nor_nonce_is_in_a_command_line(start_agent: StartAgent) -> None:
     agent = start_agent()
     agent.wait_for(State.READY)
-    assert processes_with(agent.secret.key) == []
+    assert processes_with(agent.secret.nonce)  # the engine knows it, from its environment
+    assert processes_with(agent.secret.key, where="cmdline") == []
+    assert processes_with(agent.secret.nonce, where="cmdline") == []
 
 
 def test_a_dying_engine_is_seen_at_once(start_agent: StartAgent) -> None:
