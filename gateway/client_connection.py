@@ -7,6 +7,7 @@ scope extension ``modeltainer.connection`` offers it as :class:`ClientConnection
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -32,10 +33,40 @@ class ClientConnection:
         self._transport.close()
 
 
+_UPGRADE = re.compile(rb"(?im)^upgrade(?=[ \t]*:)")
+
+
 class ClientProtocol(HttpToolsProtocol):
     """One client's connection."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._before_body = True
+        self._deaf = False
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        if self._before_body and (b"pgrade" in data or b"PGRADE" in data):
+            # An offer to speak HTTP/2 (curl --http2, Java's client) may be passed over (RFC 9110,
+            # 7.8); but the parser would take what follows the head for the other protocol, and the
+            # request would lose its body. So the offer is made unreadable, in the head alone.
+            head, blank, rest = data.partition(b"\r\n\r\n")
+            data = _UPGRADE.sub(b"x-passed-over", head) + blank + rest
+        super().data_received(data)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        # The offer came in pieces: nothing behind it can be trusted to begin a request.
+        self._deaf = True
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        self._before_body = True
+        super().on_message_complete()
+
     def on_headers_complete(self) -> None:
+        self._before_body = False
         super().on_headers_complete()
         cycle: Any = self.cycle
         if cycle is not None:

@@ -140,8 +140,12 @@ def _needs(snapshot: Snapshot, resources: Resources, up: Sequence[Partition]) ->
     they are told."""
     yield lambda one: _account_allowed(one.partition, resources), lambda before: PlacementError(
         "account-not-allowed",
-        f"account {resources.account!r} may not use partition {_names(before)}",
-        "allowed: " + ", ".join(before[0].partition.allow_accounts or ()),
+        (
+            f"partition {_names(before)} is open to root or to reservations only"
+            if all(one.partition.closed for one in before)
+            else f"account {resources.account!r} may not use partition {_names(before)}"
+        ),
+        "allowed: " + (", ".join(before[0].partition.allow_accounts or ()) or "others"),
     )
     if resources.nodelist:
         wished = frozenset(expand(resources.nodelist))
@@ -261,6 +265,8 @@ def _time_fits(partition: Partition, resources: Resources) -> bool:
 
 
 def _account_allowed(partition: Partition, resources: Resources) -> bool:
+    if partition.closed or resources.account in partition.deny_accounts:
+        return False
     allowed = partition.allow_accounts
     return allowed is None or resources.account is None or resources.account in allowed
 

@@ -8,21 +8,42 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 
 from modeltainer.hpc.options import slurm_options, srun_arguments
 from modeltainer.spec import LaunchSpec, encode
+
+
+@dataclass(frozen=True)
+class SecretReference:
+    """One secret of the engine by reference: a variable of the shell that submits, or a file."""
+
+    name: str
+    variable: str | None = None
+    file: str | None = None
+
+    @property
+    def option(self) -> str:
+        """As ``python -m modeltainer.jobs`` takes it."""
+        kind, value = ("env", self.variable) if self.file is None else ("file", self.file)
+        return f"--secret-{kind} {shlex.quote(f'{self.name}={value}')}"
+
 
 OUTPUT = "%x.%j.log"
 """``<job name>.<job id>.log`` where sbatch is called: the launch folder is not there yet, and Slurm
 fails a job whose output folder is missing."""
 
 
-def render(spec: LaunchSpec, python: str = sys.executable) -> str:
+def render(
+    spec: LaunchSpec, python: str = sys.executable, secrets: Sequence[SecretReference] = ()
+) -> str:
     """The file's text; shellcheck finds nothing in it.
 
     Args:
         python: the interpreter that has modeltainer, at its path on the compute node.
+        secrets: where the agent is to find the engine's secrets; never their values.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -38,5 +59,7 @@ def render(spec: LaunchSpec, python: str = sys.executable) -> str:
         reasons=spec.placement.reasons if spec.placement else (),
         srun=shlex.join(srun_arguments(spec)),
         python=shlex.quote(python),
+        variables=[one.variable for one in secrets if one.variable],
+        secret_options="".join(f" {one.option}" for one in secrets),
         document=encode(spec).decode().rstrip("\n"),
     )

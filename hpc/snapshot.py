@@ -87,7 +87,10 @@ class Partition:
     nodes: tuple[str, ...] = ()
     allow_accounts: tuple[str, ...] | None = None
     """None: all."""
+    deny_accounts: tuple[str, ...] = ()
     allow_qos: tuple[str, ...] | None = None
+    closed: bool = False
+    """Only root, or only jobs in a reservation, may use it (``RootOnly``, ``ReqResv``)."""
     priority_tier: int = 1
     preemptible: bool = False
     """Jobs here may be preempted (``PreemptMode`` is set)."""
@@ -202,7 +205,9 @@ def _partition(record: dict[str, str]) -> Partition:
         up=state == "UP",
         nodes=expand(record.get("Nodes", "")),
         allow_accounts=_allowed(record.get("AllowAccounts")),
+        deny_accounts=_words(record.get("DenyAccounts")),
         allow_qos=_allowed(record.get("AllowQos")),
+        closed="YES" in {record.get(name, "NO").upper() for name in ("RootOnly", "ReqResv")},
         priority_tier=_number(record.get("PriorityTier"), 1),
         preemptible=record.get("PreemptMode", "OFF").upper().split(",")[0] not in {"OFF", "GANG"},
         state=state,

@@ -30,8 +30,15 @@ def main(argv: list[str] | None = None) -> int:
         "--secret-env",
         action="append",
         default=[],
-        metavar="NAME",
-        help="pass this variable of the job's environment to the engine as a secret (repeatable)",
+        metavar="NAME=VARIABLE",
+        help="the engine's secret NAME is this variable of the job's environment (repeatable)",
+    )
+    parser.add_argument(
+        "--secret-file",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="the engine's secret NAME is the content of this file (repeatable)",
     )
     options = parser.parse_args(argv)
     data = sys.stdin.buffer.read() if options.spec == "-" else Path(options.spec).read_bytes()
@@ -43,7 +50,11 @@ def main(argv: list[str] | None = None) -> int:
     # The same file may be submitted many times: each run is a launch of its own.
     spec = replace(spec, launch_id=new_launch_id(spec.model, spec.replica))
     layout = Layout(Path(spec.site.registry))
-    secrets = {name: os.environ[name] for name in options.secret_env if name in os.environ}
+    try:
+        secrets = _secrets(options.secret_env, options.secret_file)
+    except (KeyError, OSError, UnicodeDecodeError) as error:
+        print(f"error: a secret is not there: {error}", file=sys.stderr)
+        return 2
     folder = launches.create(layout, spec, launches.new_secret(secrets))
     launches.record_submission(
         layout,
@@ -64,6 +75,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _secrets(variables: list[str], files: list[str]) -> dict[str, str]:
+    found = {}
+    for name, _, variable in (one.partition("=") for one in variables):
+        found[name] = os.environ[variable or name]
+    for name, _, path in (one.partition("=") for one in files):
+        found[name] = Path(path).read_text().rstrip("\n")
+    return found
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """llama.cpp's server in a process of our own Python, by xllamacpp: the engine of a bare machine.
 
-Run by the agent as ``python -m modeltainer.jobs.engines.llamacpp_embedded``. Its environment has the
-settings, JSON that :class:`modeltainer.jobs.engines.llamacpp.EmbeddedLlamaCpp` writes, and the key
-as ``LLAMA_API_KEY``.
+Run by the agent as ``python -m modeltainer.jobs.engines.llamacpp_embedded``. Its environment has
+the settings, JSON that :class:`modeltainer.jobs.engines.llamacpp.EmbeddedLlamaCpp` writes, and the
+key as ``LLAMA_API_KEY``.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def command(invocation: Invocation, /, model: str | None, **options: Any) -> Non
     """
     from modeltainer import service
     from modeltainer.config.resolve import launch_spec
-    from modeltainer.hpc.sbatch import render
+    from modeltainer.hpc.sbatch import SecretReference, render
 
     overrides, swallowed = take_overrides(options)
     names = [name for name in (model, *swallowed) if name is not None]
@@ -42,4 +42,8 @@ def command(invocation: Invocation, /, model: str | None, **options: Any) -> Non
         name = service.known_model(names[0], config)
         spec = launch_spec(config, name, 0, executor="slurm", overrides=overrides)
         note("no Slurm here: the partition and the GPU's type are left open")
-    click.echo(render(spec), nl=False)
+    secrets = [
+        SecretReference(name, secret.env, None if secret.file is None else str(secret.file))
+        for name, secret in config.models[spec.model].secrets.items()
+    ]
+    click.echo(render(spec, secrets=secrets), nl=False)

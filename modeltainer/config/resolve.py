@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from modeltainer.apptainer.image import ImageError, check_file, is_uri
 from modeltainer.config.schema import Config, ModelSection, SecretSection
 from modeltainer.registry.layout import new_launch_id
 from modeltainer.spec import LaunchSpec, Resources, RuntimeName, Site, Source
@@ -86,6 +87,12 @@ def launch_spec(
             ".gguf of that revision and give its path"
         )
     resources = _resources(config, section, overrides)
+    image = _image(config, section, resources) if runtime == "apptainer" else None
+    if image is not None and not is_uri(image):
+        try:
+            check_file(Path(image))
+        except ImageError as error:
+            raise CannotLaunchError(f"{model}: {error}") from error
     return LaunchSpec(
         launch_id=new_launch_id(model, replica),
         model=model,
@@ -103,7 +110,7 @@ def launch_spec(
             gpu_vendor=site.gpu_vendor,
         ),
         aliases=section.aliases,
-        image=_image(config, section, resources) if runtime == "apptainer" else None,
+        image=image,
         command=section.command,
         prelude=(*site.prelude, *section.prelude),
         context=section.context,

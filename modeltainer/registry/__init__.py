@@ -1,6 +1,6 @@
 """The registry: endpoint files on the shared filesystem, and nothing else (no database, no daemon).
 
-Layout below the registry's root (mode 0700, one per user or team)::
+Layout below the registry's root (mode 0700, one per user)::
 
     launches/<launch_id>/spec.json        login side, once: what to run
     launches/<launch_id>/submission.json  login side: which job it became

@@ -45,7 +45,8 @@ def test_the_shipped_examples_are_right(environ: dict[str, str]) -> None:
     config = load(EXAMPLES, environ)
     assert {model.engine for model in config.models.values()} == {"vllm", "llamacpp"}
     assert config.model_named("qwen") == "qwen2.5-7b"
-    assert config.models["llama3.1-8b"].engine_args["hf-overrides"]["rope_scaling"]["factor"] == 8.0
+    generation = config.models["llama3.1-8b"].engine_args["override-generation-config"]
+    assert generation == {"temperature": 0.6, "top_p": 0.9}
 
 
 def test_short_and_long_forms(tmp_path: Path, environ: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from dataclasses import replace
@@ -227,3 +228,35 @@ def test_engine_error_passes_with_its_status(world: World) -> None:
             assert response.status_code == int(status[:3])
             assert response.json()["error"]["message"] == status
         assert len(engine.requests) == 4  # and none of them was tried again
+
+
+def test_an_offer_to_speak_http2_is_passed_over(world: World) -> None:
+    world.launch()
+    offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    request = world.raw_request(b'{"model":"m"}', more=offer)
+    with world.serving(), world.raw() as connection:
+        for _ in range(2):  # the connection goes on being of use
+            connection.sendall(request)
+            answer = connection.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_offer_in_pieces_never_makes_a_body_the_next_request(world: World) -> None:
+    world.launch()
+    offer = "Connection: Upgrade\r\nUpgrade: h2c\r\n"
+    smuggled = world.raw_request(b'{"model":"smuggled"}')
+    request = world.raw_request(smuggled, more=offer)
+    cut = request.index(b"Upgrade: h2c") + 4
+    with world.serving(), world.raw() as connection:
+        connection.sendall(request[:cut])
+        time.sleep(0.2)
+        connection.sendall(request[cut : -len(smuggled)])
+        time.sleep(0.2)
+        with contextlib.suppress(OSError):
+            connection.sendall(smuggled)
+        answers = b""
+        with contextlib.suppress(OSError):
+            while chunk := connection.recv(65536):
+                answers += chunk
+        assert answers.count(b"HTTP/1.1 ") <= 1
+        assert b"smuggled" not in answers
