@@ -119,6 +119,11 @@ def _slurm_only(name: str, config: Config, section: ModelSection) -> list[str]:
             f"{name}: command starts an engine on a node; name an image instead (image: docker://…)"
         )
     image = section.image or config.site.images.get(section.engine)
+    if section.engine == "vllm" and wanted.gpus == 0 and image is None:
+        problems.append(
+            f"{name}: vLLM's own image needs an NVIDIA GPU; set resources.gpus, or name an image "
+            "built for processors (image: docker://…)"
+        )
     if image is not None and not image.startswith("docker://"):
         problems.append(f"{name}: the image {image} is not a Docker image; give docker://NAME:TAG")
     elif image is not None and (":" not in image[9:].rpartition("/")[2] and "@" not in image):

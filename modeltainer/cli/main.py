@@ -34,6 +34,10 @@ COMMANDS = {
     "render": (f"{_HOME}.render", "Print the plain sbatch file of a launch."),
     "compose": (f"{_HOME}.compose", "Render models as Docker Compose services for a workstation."),
     "pull": (f"{_HOME}.pull", "Fetch container images into the shared cache, once."),
+    "prometheus-sd": (
+        f"{_HOME}.prometheus_sd",
+        "Write the gateway and the engines as targets for Prometheus.",
+    ),
     "doctor": (f"{_HOME}.doctor", "Check this cluster or machine, and say what to do."),
     "demo": (f"{_HOME}.demo", "Serve a small real model here and stream an answer from it."),
     "completion": (f"{_HOME}.completion", "Print the completion script of a shell."),

@@ -30,6 +30,7 @@ class Containers:
         self._folder = folder
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._layers: dict[str, tuple[Path, ...]] = {}
+        self._more: dict[str, list[str]] = {}
         self._network = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
         self._count = 0
         folder.mkdir()
@@ -46,8 +47,14 @@ class Containers:
         """The prefix that runs a command of this machine in the project's network."""
         return ["nsenter", f"--net={self._netns()}", "--"]
 
-    def start(self, name: str, layers: Sequence[Path]) -> None:
-        """Start a service on these layers (topmost first)."""
+    def start(
+        self, name: str, layers: Sequence[Path], more: Sequence[tuple[Path, str]] = ()
+    ) -> None:
+        """Start a service on these layers (topmost first).
+
+        ``more``: folders that stand for parts of the image, with where they are in it.
+        """
+        self._more[name] = [f"{here}\t{there}\tro" for here, there in more]
         service = self.services[name]
         self._layers[name] = tuple(layers)
         argv = [*(service.get("entrypoint") or []), *(service.get("command") or [])]
@@ -101,7 +108,7 @@ class Containers:
             "lower": ":".join(map(str, self._layers[name])),
             "work": str(work),
             "readonly": "1" if service.get("read_only") else "0",
-            "mounts": "\n".join(self._mounts(service)),
+            "mounts": "\n".join(self._mounts(service) + self._more[name]),
             "scratch": tmpfs.partition(":")[2],
             "hosts": str(self._hosts),
             "uid": uid,

@@ -11,6 +11,7 @@ mkdir -p "$work/upper" "$work/overlay" "$work/root"
 root=$work/root
 mount -t overlay overlay -o "lowerdir=$lower,upperdir=$work/upper,workdir=$work/overlay" "$root"
 mount -t proc proc "$root/proc"
+mount -t sysfs -o ro sysfs "$root/sys"
 mount --rbind /dev "$root/dev"
 mkdir -p "$root/run/secrets" "$root/tmp"
 mount -t tmpfs -o "$scratch" tmpfs "$root/tmp"

@@ -16,6 +16,7 @@ from tests.cluster.cache import cached, recipe_key
 from tests.cluster.environment import pip_paths, pip_settings
 from tests.cluster.images import LLAMA
 from tests.cluster.layers import Base, Layer, apt_install, build_on
+from tests.cluster.rootfs import FLAVOURS
 
 SOURCE = Path(__file__).resolve().parents[2]
 DOCKERFILE = SOURCE / "compose" / "Dockerfile"
@@ -104,6 +105,16 @@ def llama_layers() -> tuple[Path, ...]:
         apt_install("sid", ("curl",)) + "mkdir -p /app\nln -s /usr/bin/llama-server /app/\n",
     )
     return layer.stack
+
+
+def vllm_layers() -> tuple[Path, ...]:
+    """A Debian whose Python is that of the cached vLLM, and the ``vllm`` command; the packages are
+    to be mounted at ``/opt/vllm``."""
+    script = (
+        "printf '#!/bin/sh\\nexec python3 -m vllm.entrypoints.cli.main \"$@\"\\n' "
+        ">/usr/local/bin/vllm\nchmod 755 /usr/local/bin/vllm\nmkdir -p /opt/vllm\n"
+    )
+    return Layer("vllm-compose", FLAVOURS["bookworm"].system, script).stack
 
 
 def _content(names: list[str]) -> list[tuple[str, str]]:

@@ -155,6 +155,7 @@ def test_without_output_nothing_is_written(run: Run, tmp_path: Path) -> None:
         ({"image": "/shared/llama.sif"}, "not a Docker image"),
         ({"image": "docker://org/llama"}, "has no tag"),
         ({"source": "/nowhere/m.gguf"}, "does not exist"),
+        ({"engine": "vllm", "source": "org/large"}, "needs an NVIDIA GPU"),
     ],
 )
 def test_what_compose_cannot_serve_is_refused_with_its_reason(

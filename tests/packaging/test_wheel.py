@@ -77,3 +77,11 @@ def test_what_is_not_python_is_there_too(wheel: zipfile.ZipFile) -> None:
     assert "modeltainer/py.typed" in names
     assert "modeltainer/apptainer/vllm.def" in names
     assert "modeltainer/hpc/templates/job.sbatch.j2" in names
+    for file in (
+        "proxy/Caddyfile",
+        "prometheus/alerts.yml",
+        "loki/loki.yml",
+        "loki/config.alloy",
+        "grafana/provisioning/datasources/modeltainer.yml",
+    ):
+        assert f"modeltainer/compose/{file}" in names

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "SECURITY.md").read_text())
 
 
-@pytest.mark.parametrize(("file", "test"), NAMED, ids=lambda word: str(word))
+@pytest.mark.parametrize(("file", "test"), NAMED, ids=str)
 def test_each_attack_of_the_table_has_its_test(file: str, test: str) -> None:
     assert f"def {test}(" in (ROOT / file).read_text()
 
