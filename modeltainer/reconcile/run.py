@@ -272,8 +272,8 @@ class Reconciler:
 
         cancelled = [one for one in plan.actions if isinstance(one, Cancel)]
         drained = [one for one in plan.actions if isinstance(one, Drain)]
-        for action in drained:
-            self._ask(action.launch_id, action.reason)
+        for one in drained:
+            self._ask(one.launch_id, one.reason)
         nudge([view.submissions[one.launch_id] for one in drained])
         self._cancel(cancelled, view)
         for action in plan.actions:
