@@ -49,10 +49,10 @@ def ready(alice: Account, model: str = "tiny") -> list[dict[str, Any]]:
     return [row for row in alice.ls() if row["state"] == "ready" and row["model"] == model]
 
 
-def load(alice: Account, model: str, seconds: int, tokens: int) -> subprocess.Popen[str]:
+def load(alice: Account, model: str, seconds: int, alone_s: float) -> subprocess.Popen[str]:
     key = alice.mt("key create load").stdout.strip()
     url = json.loads(alice.mt("gateway status --json").stdout)["url"]
-    argv = [PYTHON, "-c", LOAD, url, key, model, str(seconds), "3", str(tokens)]
+    argv = [PYTHON, "-c", LOAD, url, key, model, str(seconds), "3", str(alone_s)]
     return alice.cluster.popen("login", argv, stderr=subprocess.STDOUT)
 
 
@@ -69,13 +69,13 @@ def test_planned_handovers_fail_and_cut_no_stream(alice: Account) -> None:
     alice.write_config()
     alice.mt("gateway start")
     alice.mt("up gemma --keep --wait")
-    running = load(alice, "gemma", seconds=55, tokens=600)
+    running = load(alice, "gemma", seconds=50, alone_s=3)
     found = outcome(running)
     log = (alice.registry / "gateway" / "reconcile.log").read_text()
     assert log.count("another replica serves in its place") >= 3
     assert found["bad"] == []
-    assert found["requests"] > 15
-    assert found["over_10_s"] >= 3
+    assert found["requests"] >= 10
+    assert found["long"] >= 3
     [kept] = json.loads(alice.mt("ls --deployments --json").stdout)
     assert kept["failures"] == 0
     assert kept["load_s"] > 0
@@ -107,10 +107,10 @@ def test_lost_jobs_and_a_lost_node_are_replaced(alice: Account) -> None:
         until(replaced, "replicas on the other node", 90)
     finally:
         cluster.restart_host(node)
-    until(lambda: cluster.node_states().get(node, "").rstrip("*") in ("idle", "mix"), "the node")
     alice.mt("stop tiny")
     until(lambda: alice.jobs() == [], "no jobs", 60)
-    assert alice.launch_folders() == []
+    cluster.wait_idle()
+    alice.assert_nothing_left()
 
 
 def test_a_reconciler_killed_again_and_again_leaves_no_orphan_and_no_double(
@@ -155,7 +155,7 @@ def test_requests_for_a_cold_model_start_one_job_and_wait_for_it(alice: Account)
         }
     )
     alice.mt("gateway start")
-    running = load(alice, "tiny", seconds=1, tokens=16)
+    running = load(alice, "tiny", seconds=1, alone_s=0.01)
     found = outcome(running)
     assert found["bad"] == []
     assert found["requests"] >= 3
