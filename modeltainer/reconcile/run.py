@@ -122,6 +122,7 @@ class Reconciler:
         ours: Callable[[], bool] = lambda: True,
         say: Callable[[str], None] = lambda line: None,
         scheduler: Scheduler | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
@@ -130,11 +131,12 @@ class Reconciler:
             say: told what is done, a line at a time.
         """
         self._layout, self._load_config, self._ours, self._say = layout, load_config, ours, say
-        self._endpoints = EndpointReader(layout)
-        self._scheduler = scheduler or Scheduler(min_interval_s=5.0, max_interval_s=30.0)
+        self._clock = clock
+        self._endpoints = EndpointReader(layout, clock=clock)
+        self._scheduler = scheduler or Scheduler(5.0, 30.0, clock)
         self._launches = launches.LaunchReader(layout)
-        self._demand = DemandReader(layout)
-        self._queue = QueueEstimates()
+        self._demand = DemandReader(layout, clock)
+        self._queue = QueueEstimates(clock=clock)
         self._pressures: Mapping[str, Pressure] = {}
         self._first_seen: dict[str, float] = {}
         """When a launch without a job, or a silent one, was first seen so (monotonic)."""
@@ -155,7 +157,7 @@ class Reconciler:
             view.replicas,
             histories,
             now_unix=time.time(),
-            now=time.monotonic(),
+            now=self._clock(),
             loads=self._demand.loads(view.declared),
             pressures=self._pressures,
             queue_estimates=self._queue.look(view.replicas, view.specs),
@@ -201,7 +203,7 @@ class Reconciler:
                 if one.submission is not None and one.spec.launch_id in seen
             ),
         )
-        now = time.monotonic()
+        now = self._clock()
         replicas = [self._replica(one, seen.get(one.spec.launch_id), sights, now) for one in found]
         known = {one.spec.launch_id for one in found}
         self._first_seen = {name: at for name, at in self._first_seen.items() if name in known}

@@ -69,7 +69,7 @@ def test_planned_handovers_fail_and_cut_no_stream(alice: Account) -> None:
     alice.write_config()
     alice.mt("gateway start")
     alice.mt("up gemma --keep --wait")
-    running = load(alice, "gemma", seconds=50, alone_s=3)
+    running = load(alice, "gemma", seconds=42, alone_s=3)
     found = outcome(running)
     log = (alice.registry / "gateway" / "reconcile.log").read_text()
     assert log.count("another replica serves in its place") >= 3
