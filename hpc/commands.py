@@ -56,8 +56,13 @@ def environment(source: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**kept, "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
 
 
-def run(argv: Sequence[str], timeout_s: float = DEFAULT_TIMEOUT_S) -> str:
+def run(
+    argv: Sequence[str], timeout_s: float = DEFAULT_TIMEOUT_S, *, messages: bool = False
+) -> str:
     """Run one Slurm command and return what it printed.
+
+    Args:
+        messages: return its standard error instead, where ``sbatch --test-only`` answers.
 
     Raises:
         SlurmError: the command is missing, took longer than ``timeout_s`` seconds, could not reach
@@ -92,7 +97,7 @@ def run(argv: Sequence[str], timeout_s: float = DEFAULT_TIMEOUT_S) -> str:
     stderr = done.stderr.decode(errors="replace").strip()
     if done.returncode:
         raise failure(command, done.returncode, stderr)
-    return done.stdout.decode(errors="replace")
+    return stderr if messages else done.stdout.decode(errors="replace")
 
 
 def failure(command: str, status: int, stderr: str) -> SlurmError:

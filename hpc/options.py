@@ -91,6 +91,7 @@ def slurm_options(spec: LaunchSpec, output: str) -> list[Option]:
         Option("gres", gres, "GPUs or MIG slices, by the site's own type names (sinfo -o %G)."),
         Option("constraint", wanted.constraint, "Only nodes with these features."),
         Option("nodelist", wanted.nodelist, "Only these nodes."),
+        Option("exclude", wanted.exclude, "Not these nodes: they have fallen silent."),
         Option("time", walltime_min(spec), "Minutes until Slurm ends the job."),
         Option(
             "signal",

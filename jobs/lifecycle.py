@@ -24,7 +24,7 @@ KILL_WAIT_MARGIN_S = 8.0
 
 
 class Ask(str, Enum):
-    """Why the agent was asked to end; the more pressing one counts."""
+    """Why the agent was asked to end, the most pressing first; that one counts."""
 
     STOP = "stopped"
     WALLTIME = "walltime"
@@ -131,9 +131,7 @@ def _drain(life: Life, facts: Facts, limits: Limits, ask: Ask | None) -> tuple[L
 
 def _stronger(known: Ask | None, new: Ask | None) -> Ask | None:
     """The more pressing of the two."""
-    return next(
-        (ask for ask in (Ask.STOP, Ask.WALLTIME, Ask.RELEASE) if ask in (known, new)), known or new
-    )
+    return next((ask for ask in Ask if ask in (known, new)), None)
 
 
 def _become(life: Life, state: State, now: float, ask: Ask | None) -> Life:

@@ -54,6 +54,8 @@ class Resources:
     qos: str | None = None
     constraint: str | None = None
     nodelist: str | None = None
+    exclude: str | None = None
+    """Not these nodes: they have just fallen silent, and Slurm does not know yet."""
 
 
 @dataclass(frozen=True)

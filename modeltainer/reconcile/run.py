@@ -20,6 +20,7 @@ from modeltainer.apptainer.lock import shared_lock
 from modeltainer.reconcile.decide import Cancel, Drain, Forget, Plan, Submit, decide
 from modeltainer.reconcile.demand import DemandReader
 from modeltainer.reconcile.learn import failed
+from modeltainer.reconcile.queue_estimates import QueueEstimates
 from modeltainer.reconcile.replica import Phase, Replica
 from modeltainer.reconcile.scale import Pressure
 from modeltainer.registry import deployments, launches
@@ -41,6 +42,8 @@ LEASE_RENEW_S, LEASE_STALE_S = 3.0, 30.0
 WALLTIME_RESERVE_S = 15.0
 """Beside its drain time, what an agent keeps free before its walltime (jobs/agent.py)."""
 OLD_S = 3600.0
+MUTE_S = 300.0
+"""Prologs and imports from a slow file system take long; longer than this, nobody is there."""
 
 
 class BusyError(RuntimeError):
@@ -103,6 +106,9 @@ class View:
     declared: dict[str, Deployment]
     replicas: list[Replica]
     submissions: dict[str, Submission]
+    specs: dict[str, LaunchSpec]
+    silent_nodes: tuple[str, ...] = ()
+    """Where an agent's lease stands still, though Slurm calls its job running."""
 
 
 class Reconciler:
@@ -116,6 +122,7 @@ class Reconciler:
         ours: Callable[[], bool] = lambda: True,
         say: Callable[[str], None] = lambda line: None,
         scheduler: Scheduler | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
@@ -124,10 +131,12 @@ class Reconciler:
             say: told what is done, a line at a time.
         """
         self._layout, self._load_config, self._ours, self._say = layout, load_config, ours, say
-        self._endpoints = EndpointReader(layout)
-        self._scheduler = scheduler or Scheduler(min_interval_s=5.0, max_interval_s=30.0)
+        self._clock = clock
+        self._endpoints = EndpointReader(layout, clock=clock)
+        self._scheduler = scheduler or Scheduler(5.0, 30.0, clock)
         self._launches = launches.LaunchReader(layout)
-        self._demand = DemandReader(layout)
+        self._demand = DemandReader(layout, clock)
+        self._queue = QueueEstimates(clock=clock)
         self._pressures: Mapping[str, Pressure] = {}
         self._first_seen: dict[str, float] = {}
         """When a launch without a job, or a silent one, was first seen so (monotonic)."""
@@ -148,9 +157,10 @@ class Reconciler:
             view.replicas,
             histories,
             now_unix=time.time(),
-            now=time.monotonic(),
+            now=self._clock(),
             loads=self._demand.loads(view.declared),
             pressures=self._pressures,
+            queue_estimates=self._queue.look(view.replicas, view.specs),
         )
         self._pressures = plan.pressures
         # What was learned of an ended launch is kept before the launch is forgotten.
@@ -179,7 +189,7 @@ class Reconciler:
         # A declaration that cannot be read now must not end what it declares.
         found = [one for one in found if one.spec.model not in unreadable]
         if not found:
-            return View(declared, [], {})
+            return View(declared, [], {}, {})
         seen = {one.endpoint.launch_id: one for one in self._endpoints.poll()}
         found = self._adopt(found, seen)
         submissions = {
@@ -193,11 +203,14 @@ class Reconciler:
                 if one.submission is not None and one.spec.launch_id in seen
             ),
         )
-        now = time.monotonic()
+        now = self._clock()
         replicas = [self._replica(one, seen.get(one.spec.launch_id), sights, now) for one in found]
         known = {one.spec.launch_id for one in found}
         self._first_seen = {name: at for name, at in self._first_seen.items() if name in known}
-        return View(declared, replicas, submissions)
+        silent = {one.launch_id for one in replicas if one.phase is Phase.SILENT}
+        nodes = {seen[name].endpoint.node for name in silent if name in seen}
+        specs = {one.spec.launch_id: one.spec for one in found}
+        return View(declared, replicas, submissions, specs, tuple(sorted(nodes)))
 
     def _adopt(
         self, found: list[launches.Launch], seen: Mapping[str, Sighting]
@@ -250,6 +263,12 @@ class Reconciler:
         silent = sighting is not None and not sighting.alive
         phase = _phase(row, submitted=submission is not None, silent=silent, asked=asked)
         since = now
+        if phase is Phase.STARTING and sighting is None:
+            # Its job runs, but its agent never spoke: the node may hang.
+            mute_s = now - self._first_seen.setdefault(spec.launch_id, now)
+            if mute_s < MUTE_S:
+                return _replica(one, row, endpoint, phase, asked=asked, phase_s=0.0)
+            phase = Phase.SILENT
         if phase in (Phase.UNSUBMITTED, Phase.SILENT):
             since = self._first_seen.setdefault(spec.launch_id, now)
         else:
@@ -272,8 +291,8 @@ class Reconciler:
 
         cancelled = [one for one in plan.actions if isinstance(one, Cancel)]
         drained = [one for one in plan.actions if isinstance(one, Drain)]
-        for draining in drained:
-            self._ask(draining.launch_id, draining.reason)
+        for one in drained:
+            self._ask(one.launch_id, one.reason)
         nudge([view.submissions[one.launch_id] for one in drained])
         self._cancel(cancelled, view)
         for action in plan.actions:
@@ -282,7 +301,7 @@ class Reconciler:
                 self._launches.drop(action.launch_id)
         wanted = [one for one in plan.actions if isinstance(one, Submit)]
         if wanted:
-            self._submit(wanted, plan.histories)
+            self._submit(wanted, plan.histories, view.silent_nodes)
 
     def _ask(self, launch_id: str, reason: str) -> None:
         with contextlib.suppress(OSError):
@@ -304,7 +323,12 @@ class Reconciler:
         for one in known:  # noted last: what was not cancelled is cancelled at the next look
             self._ask(one.launch_id, one.reason)
 
-    def _submit(self, wanted: Sequence[Submit], histories: Mapping[str, History]) -> None:
+    def _submit(
+        self,
+        wanted: Sequence[Submit],
+        histories: Mapping[str, History],
+        silent_nodes: Sequence[str],
+    ) -> None:
         planner: service.Planner | None = None
         hopeless: set[str] = set()
         for one in wanted:
@@ -318,7 +342,7 @@ class Reconciler:
                 config = self._load_config()
                 planner = planner or service.Planner(config)
                 spec = _spec(planner, config, deployment, one.number)
-                service.submit_unseen([spec], config=config)
+                _submit_elsewhere(spec, config, silent_nodes)
                 self._say(f"{spec.launch_id}: submitted: {one.reason}")
             except (service.LaunchError, ValueError, OSError) as error:
                 # ValueError: ConfigError and CannotLaunchError.
@@ -338,6 +362,16 @@ def _spec(
     model = service.known_model(deployment.model, config)
     overrides = Overrides(**deployment.overrides)
     return planner.spec(model, number, overrides, deployment=deployment.revision)
+
+
+def _submit_elsewhere(spec: LaunchSpec, config: Config, nodes: Sequence[str]) -> None:
+    """Submit; not to these nodes, if Slurm can do without them."""
+    if nodes and spec.resources.nodelist is None:
+        resources = replace(spec.resources, exclude=",".join(nodes))
+        with contextlib.suppress(service.LaunchError):
+            service.submit_unseen([replace(spec, resources=resources)], config=config)
+            return
+    service.submit_unseen([spec], config=config)
 
 
 def _submission(

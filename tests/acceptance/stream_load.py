@@ -1,6 +1,7 @@
 """A steady load of streams on the login node; prints what became of each as JSON at the end.
 
-Arguments: base URL, key, model, seconds, workers, the most tokens of a stream.
+Arguments: base URL, key, model, seconds, workers, and how long a long stream takes when it is alone
+(seconds; the number of its tokens is found by trying).
 """
 
 import asyncio
@@ -45,20 +46,22 @@ async def stream(client: httpx.AsyncClient, model: str, tokens: int) -> dict[str
 
 
 async def main() -> None:
-    url, key, model, seconds, workers, most = sys.argv[1:]
-    end = time.monotonic() + float(seconds)
+    url, key, model, seconds, workers, alone_s = sys.argv[1:]
     results: list[dict[str, object]] = []
 
     async def work(number: int) -> None:
         count = number
         while time.monotonic() < end:
-            tokens = int(most) if count % 3 == 0 else 8
+            tokens = most if count % 3 == 0 else 8
             results.append(await stream(client, model, tokens))
             count += 1
             await asyncio.sleep(0.1)
 
     headers = {"authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
+        trial = await stream(client, model, 64)
+        most = min(1500, max(16, int(64 * float(alone_s) / float(str(trial["seconds"])))))
+        end = time.monotonic() + float(seconds)
         await asyncio.gather(*(work(number) for number in range(int(workers))))
     bad = [one for one in results if not (one["done"] and one["finish"] == "length")]
     print(
@@ -67,7 +70,7 @@ async def main() -> None:
                 "requests": len(results),
                 "bad": bad,
                 "longest_s": max(float(str(one["seconds"])) for one in results),
-                "over_10_s": sum(float(str(one["seconds"])) > 10 for one in results),
+                "long": sum(float(str(one["seconds"])) > 5 for one in results),
             }
         )
     )

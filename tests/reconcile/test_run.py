@@ -1,0 +1,233 @@
+"""The reconciler on real files and a fake Slurm: killed at each step, it never starts one need
+twice and loses no job."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modeltainer import service
+from modeltainer.config.load import load
+from modeltainer.config.schema import Config
+from modeltainer.reconcile.run import BusyError, Reconciler, lease
+from modeltainer.registry import deployments, launches
+from modeltainer.registry.deployments import Deployment
+from modeltainer.registry.layout import Layout
+from tests.hpc.recordings import VERSIONS, recorded
+
+FAKE = Path(__file__).with_name("fake_slurm.py")
+
+
+@dataclass
+class Site:
+    """A registry, a configuration and a fake Slurm."""
+
+    root: Path
+    now: float = 0.0
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.root / "registry")
+
+    @property
+    def config_file(self) -> Path:
+        return self.root / "models.yaml"
+
+    def config(self) -> Config:
+        return load(self.config_file)
+
+    def reconciler(self) -> Reconciler:
+        return Reconciler(self.layout, self.config, say=self.said.append, clock=lambda: self.now)
+
+    def jobs(self, state: str = "PENDING") -> list[str]:
+        """Names of the jobs in a state."""
+        found = [job.read_text().split() for job in (self.root / "slurm" / "jobs").iterdir()]
+        return sorted(name for is_in, name in found if is_in == state)
+
+    def declare(self, replicas: int) -> Deployment:
+        wished = Deployment("m", "", minimum=replicas, maximum=replicas, created_unix=time.time())
+        return deployments.declare(self.layout, wished)
+
+    def killed_at(self, command: str, moment: str) -> None:
+        """One look in a process that is killed when it calls this command."""
+        code = (
+            "import os, sys; from pathlib import Path;"
+            "from modeltainer.config.load import load;"
+            "from modeltainer.reconcile.run import Reconciler;"
+            "from modeltainer.registry.layout import Layout;"
+            "kill, registry, config = map(Path, sys.argv[1:4]);"
+            "kill.write_text(f'{sys.argv[4]} {os.getpid()}');"
+            "Reconciler(Layout(registry), lambda: load(config)).step()"
+        )
+        argv = [sys.executable, "-c", code, str(self.root / "slurm" / "kill")]
+        argv += [str(self.layout.root), str(self.config_file), f"{command} {moment}"]
+        done = subprocess.run(argv, timeout=60, check=False, capture_output=True, text=True)
+        assert done.returncode == -9, done.stderr
+        self.settle()
+
+    def settle(self) -> None:
+        """Let a command that outlived its caller finish."""
+        time.sleep(0.3)
+
+    def looks(self, count: int = 4, pause_s: float = 60.0) -> None:
+        """A new reconciler, over some minutes."""
+        reconciler = self.reconciler()
+        for _ in range(count):
+            reconciler.step()
+            self.now += pause_s
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    slurm = tmp_path / "slurm"
+    (slurm / "jobs").mkdir(parents=True)
+    for command in ("sbatch", "squeue", "scancel", "scontrol", "sinfo", "srun"):
+        (slurm / command).symlink_to(FAKE)
+    for name in ("nodes", "partitions"):
+        (slurm / f"{name}.txt").write_text(recorded(VERSIONS[-1], name))
+    monkeypatch.setenv("PATH", f"{slurm}{os.pathsep}{os.environ['PATH']}")
+    model = {
+        "engine": "llamacpp",
+        "source": "org/model",
+        "runtime": "native",
+        "resources": {"cpus": 1, "walltime": "20"},
+    }
+    made = Site(tmp_path)
+    made.config_file.write_text(
+        yaml.safe_dump({"site": {"registry": str(made.layout.root)}, "models": {"m": model}})
+    )
+    made.layout.create()
+    return made
+
+
+def whole(site: Site) -> bool:
+    """Each job has its launch, and each launch its job."""
+    found = launches.read_all(site.layout)
+    return all(one.submission is not None for one in found) and (
+        sorted(f"mt-{one.spec.launch_id}" for one in found) == site.jobs()
+    )
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("command", ["scontrol", "sbatch", "squeue"])
+def test_killed_while_it_submits(site: Site, command: str, moment: str) -> None:
+    site.declare(2)
+    if command == "squeue":  # which is asked when there is something to ask about
+        site.reconciler().step()
+    site.killed_at(command, moment)
+    assert len(site.jobs()) <= 2
+    site.looks()
+    assert len(site.jobs()) == 2
+    assert whole(site)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_while_it_cancels(site: Site, moment: str) -> None:
+    site.declare(2)
+    site.looks(1)
+    assert deployments.withdraw(site.layout, "m")
+    site.killed_at("scancel", moment)
+    site.looks()
+    assert site.jobs() == []
+    assert len(site.jobs("CANCELLED")) == 2
+    assert launches.read_all(site.layout) == []
+
+
+def test_a_job_whose_submitter_died_is_found_by_its_name(site: Site) -> None:
+    site.declare(1)
+    site.killed_at("sbatch", "after")
+    [name] = site.jobs()
+    site.looks(1)
+    assert site.jobs() == [name]
+    assert whole(site)
+    assert any("found again as job 100" in line for line in site.said)
+
+
+def test_a_slurm_that_does_not_answer_changes_nothing(site: Site) -> None:
+    site.declare(2)
+    site.looks(1)
+    (site.root / "slurm" / "squeue").unlink()
+    broken = site.root / "slurm" / "squeue"
+    broken.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact' >&2; exit 1\n")
+    broken.chmod(0o755)
+    before = site.jobs()
+    site.looks(5)
+    assert site.jobs() == before
+    assert len(launches.read_all(site.layout)) == 2
+
+
+def test_a_bad_configuration_is_said_and_what_runs_is_left_alone(site: Site) -> None:
+    site.declare(1)
+    site.looks(1)
+    good = site.config_file.read_text()
+    site.config_file.write_text(good.replace("cpus: 1", "cpus: many"))
+    site.declare(2)
+    site.looks(2, pause_s=1.0)
+    assert len(site.jobs()) == 1
+    history = deployments.read_history(site.layout, "m")
+    assert history.failures >= 1
+    assert "cpus" in history.cause
+    site.config_file.write_text(good)
+    site.declare(2)
+    site.looks(2)
+    assert len(site.jobs()) == 2
+
+
+def test_a_damaged_declaration_ends_nothing(site: Site) -> None:
+    site.declare(1)
+    site.looks(1)
+    (site.layout.deployments / deployments.file_name("m")).write_text('{"model": "m", "rev')
+    site.looks(3)
+    assert len(site.jobs()) == 1
+
+
+def test_stop_takes_the_declaration_back_first(site: Site) -> None:
+    site.declare(2)
+    site.looks(1)
+    report = service.stop(["m"], config=site.config(), wait_s=5)
+    assert report.withdrawn == ["m"]
+    assert len(report.stopped) == 2
+    site.looks(3)
+    assert site.jobs() == []
+    assert launches.read_all(site.layout) == []
+
+
+def test_a_job_that_vanishes_is_replaced(site: Site) -> None:
+    site.declare(1)
+    site.looks(1)
+    [job] = (site.root / "slurm" / "jobs").iterdir()
+    job.write_text(job.read_text().replace("PENDING", "CANCELLED"))
+    site.looks(2)
+    assert len(site.jobs()) == 1
+    assert deployments.read_history(site.layout, "m").failures == 1
+
+
+def test_one_reconciler_at_a_time(site: Site) -> None:
+    code = (
+        "import sys, time; from pathlib import Path;"
+        "from modeltainer.reconcile.run import lease;"
+        "from modeltainer.registry.layout import Layout\n"
+        "with lease(Layout(Path(sys.argv[1]))): print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(site.layout.root)], stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    try:
+        with pytest.raises(BusyError, match=str(other.pid)), lease(site.layout, wait=False):
+            pass
+    finally:
+        other.kill()
+        other.communicate()
+    with lease(site.layout, wait=False) as ours:  # it died on this machine: no waiting
+        assert ours()
+    assert deployments.reconciler(site.layout) is None
