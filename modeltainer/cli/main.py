@@ -25,6 +25,7 @@ COMMANDS = {
     "key": (f"{_HOME}.key", "Create, list or revoke the keys of the gateway's clients."),
     "tunnel": (f"{_HOME}.tunnel", "Print or run the ssh command that reaches the gateway."),
     "models": (f"{_HOME}.models", "List the models of models.yaml."),
+    "size": (f"{_HOME}.size", "Say which GPUs or slices hold a model, and why not the others."),
     "validate": (f"{_HOME}.validate", "Check models.yaml, or print its JSON schema."),
     "render": (f"{_HOME}.render", "Print the plain sbatch file of a launch."),
     "pull": (f"{_HOME}.pull", "Fetch container images into the shared cache, once."),

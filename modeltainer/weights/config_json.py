@@ -21,6 +21,15 @@ MAX_CONFIG_BYTES = 8_000_000
 _NO_KV_CACHE = {"bert", "roberta", "xlm-roberta", "modernbert", "distilbert", "deberta-v2"}
 _WINDOWED = {"sliding_attention", "chunked_attention", "local_attention"}
 _RECURRENT = {"linear_attention", "mamba", "mamba2", "recurrent"}
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "gemma3_text": {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "vocab_size": 262208,
+    },
+}
+"""Values of a configuration class that published files leave out (Gemma3TextConfig: gemma-3-4b)."""
 _DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1}
 
 
@@ -63,6 +72,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
     """
     text = _text_part(config)
     kind = str(text.get("model_type") or config.get("model_type") or "")
+    text = {**_DEFAULTS.get(kind, {}), **text}
     if kind in _NO_KV_CACHE:
         raise UnknownShapeError(f"model_type {kind!r} is an encoder: it generates no text")
     layers = _need(text, kind, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
