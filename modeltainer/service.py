@@ -297,9 +297,7 @@ def _underway(row: Row) -> bool:
     return row.state not in {State.READY, State.DRAINING, State.ENDED}
 
 
-def _placed(
-    specs: list[LaunchSpec], config: Config, overrides: Overrides
-) -> list[LaunchSpec]:
+def _placed(specs: list[LaunchSpec], config: Config, overrides: Overrides) -> list[LaunchSpec]:
     from modeltainer.hpc.commands import SlurmError
     from modeltainer.hpc.placement import PlacementError, place
     from modeltainer.hpc.snapshot import take_snapshot

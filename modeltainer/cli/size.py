@@ -89,7 +89,7 @@ def command(
         _show(shape, wish, answers, winner, where)
     if winner is None:
         raise Failure(
-            f"nothing of {where} holds it at context {wish.context} × {concurrency}",
+            f"nothing of {where} holds it at context {wish.context} x {concurrency}",
             "try a smaller --context or --concurrency, --kv-fp8, or a quantized model",
             exit_codes.CANNOT_PLACE,
         )
@@ -175,7 +175,7 @@ def _show(
     for one in answers:
         split = f"TP {one.tensor}" if one.tensor > 1 else "-"
         if one.pipeline > 1:
-            split = f"PP {one.pipeline}" if one.tensor == 1 else f"{split} × PP {one.pipeline}"
+            split = f"PP {one.pipeline}" if one.tensor == 1 else f"{split} x PP {one.pipeline}"
         rows.append(
             (
                 one.device.name,
@@ -192,7 +192,7 @@ def _show(
     click.echo(table(heads, rows))
     if winner is not None and winner.estimate is not None:
         sized = winner.estimate
-        count = f"{winner.gpus} × " if winner.gpus > 1 else ""
+        count = f"{winner.gpus} x " if winner.gpus > 1 else ""
         click.echo(
             f"\nsmallest of {where} that holds it: {count}{winner.device.name}\n"
             f"  of each: weights {sized.weights_mib / 1024:.2f} GiB, KV cache "
@@ -209,9 +209,7 @@ def _json(
 
     from modeltainer.sizing.memory import kv_bytes_per_token
 
-    value: dict[str, Any] = msgspec.to_builtins(
-        {"model": shape, "wish": wish, "answers": answers}
-    )
+    value: dict[str, Any] = msgspec.to_builtins({"model": shape, "wish": wish, "answers": answers})
     value["kv_bytes_per_token"] = kv_bytes_per_token(shape, element_bytes=wish.element_bytes)
     value["best"] = winner.device.name if winner else None
     return value

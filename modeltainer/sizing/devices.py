@@ -78,7 +78,5 @@ def known() -> tuple[Device, ...]:
         for name in (*_WHOLE, *_AMD)
     ]
     return tuple(
-        sorted(
-            (*slices.values(), *whole), key=lambda one: (one.memory_mib or 0, not one.is_slice)
-        )
+        sorted((*slices.values(), *whole), key=lambda one: (one.memory_mib or 0, not one.is_slice))
     )

@@ -172,9 +172,8 @@ def _with(shape: ModelShape, device: Device, wish: Wish, gpus: int) -> Fit:
         "estimate": sized,
     }
     if left < 0:
-        why = (
-            f"weights and overhead take {_gib(fixed)} of each, and {_gib(room)} are usable"
-            + (f" ({gpus} of them)" if gpus > 1 else "")
+        why = f"weights and overhead take {_gib(fixed)} of each, and {_gib(room)} are usable" + (
+            f" ({gpus} of them)" if gpus > 1 else ""
         )
         return Fit(device, False, why, sequences=0, **common)  # type: ignore[arg-type]
     if sequences < wish.concurrency:

@@ -81,9 +81,7 @@ def check_parallelism(spec: LaunchSpec) -> None:
         )
 
 
-def size_launch(
-    spec: LaunchSpec, shape: ModelShape, snapshot: Snapshot, given: Given
-) -> Sized:
+def size_launch(spec: LaunchSpec, shape: ModelShape, snapshot: Snapshot, given: Given) -> Sized:
     """Resources that hold the model, and why.
 
     Whatever is given stays. A type that the user named is taken at its word (its name may hide a
@@ -136,7 +134,7 @@ def size_launch(
         }
     name = chosen.device.name
     how = (
-        f"{f'{chosen.gpus} × ' if chosen.gpus > 1 else ''}{name} holds it at context "
+        f"{f'{chosen.gpus} x ' if chosen.gpus > 1 else ''}{name} holds it at context "
         f"{wish.context}: {chosen.why}, about {chosen.sequences} such sequence(s) at once"
     )
     return Sized(resources, engine_args, (about, how), answers)
@@ -162,9 +160,7 @@ def describe(shape: ModelShape) -> str:
     )
 
 
-def _allowed(
-    devices: tuple[Device, ...], resources: Resources, given: Given
-) -> tuple[Device, ...]:
+def _allowed(devices: tuple[Device, ...], resources: Resources, given: Given) -> tuple[Device, ...]:
     if resources.gpu_type is not None:
         return tuple(one for one in devices if one.name.lower() == resources.gpu_type.lower())
     if isinstance(resources.mig, str):
@@ -178,7 +174,8 @@ def _nothing(
     shape: ModelShape, devices: tuple[Device, ...], answers: tuple[Fit, ...], wish: Wish
 ) -> CannotFitError:
     largest = max(
-        answers, key=lambda one: (one.device.memory_mib or 0) * max(1, one.gpus, one.device.per_node)
+        answers,
+        key=lambda one: (one.device.memory_mib or 0) * max(1, one.gpus, one.device.per_node),
     )
     context = largest_context(shape, largest.device, wish)
     if context:
@@ -188,7 +185,7 @@ def _nothing(
     where = ", ".join(one.name for one in devices)
     return CannotFitError(
         f"nothing here holds it ({where}): "
-        f"{f'{largest.gpus} × ' if largest.gpus > 1 else ''}{largest.device.name}: {largest.why}",
+        f"{f'{largest.gpus} x ' if largest.gpus > 1 else ''}{largest.device.name}: {largest.why}",
         f"{hint}; mt-submit size shows the whole table; where a site's type name hides a larger "
         "variant, name it with resources.gpu_type",
     )

@@ -36,7 +36,7 @@ LLAMACPP_PADDING = 256
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one GPU or slice must hold, in MiB, when a model is split ``tensor`` × ``pipeline``."""
+    """What one GPU or slice must hold, in MiB, when a model is split ``tensor`` x ``pipeline``."""
 
     weights_mib: float
     kv_mib: float
@@ -135,9 +135,7 @@ def _kept(group: CacheLayers, context: int, engine: EngineName) -> int:
     return min(context, -(-cells // LLAMACPP_PADDING) * LLAMACPP_PADDING)
 
 
-def _activations_mib(
-    shape: ModelShape, engine: EngineName, tensor: int, concurrency: int
-) -> float:
+def _activations_mib(shape: ModelShape, engine: EngineName, tensor: int, concurrency: int) -> float:
     if engine == "llamacpp":
         rows = LLAMACPP_UBATCH * (shape.vocabulary + 2 * shape.intermediate + 4 * shape.hidden)
         return rows * 4 / MIB

@@ -17,6 +17,7 @@ from modeltainer.weights.parameters import Parameters, count
 from modeltainer.weights.shape import CacheLayers, ModelShape, windowed
 
 MAX_CONFIG_BYTES = 8_000_000
+MAX_LAYERS = 4096
 
 _NO_KV_CACHE = {"bert", "roberta", "xlm-roberta", "modernbert", "distilbert", "deberta-v2"}
 _WINDOWED = {"sliding_attention", "chunked_attention", "local_attention"}
@@ -78,6 +79,8 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
     layers = _need(text, kind, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
     hidden = _need(text, kind, "hidden_size", "n_embd", "d_model")
     heads = _need(text, kind, "num_attention_heads", "n_head", "n_heads")
+    if layers > MAX_LAYERS:
+        raise UnknownShapeError(f"config.json has {layers} layers, so it is damaged")
     vocabulary = _need(text, kind, "vocab_size")
     kv_heads = _kv_heads(text, kind, heads)
     head_dim = _number(text, "head_dim", "attention_head_dim") or hidden // heads
@@ -87,6 +90,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
     caching = [one for one in types if one in _WINDOWED or one == "full_attention"]
     latent = _number(text, "kv_lora_rank")
     per_token = 2 * kv_heads * head_dim
+    cache: tuple[CacheLayers, ...]
     if latent:
         per_token = latent + _number(text, "qk_rope_head_dim")
         cache = (CacheLayers(layers, per_token, shared=True),)
@@ -152,7 +156,9 @@ def _kv_heads(text: Mapping[str, Any], kind: str, heads: int) -> int:
         return 1 if text.get("multi_query", True) else heads
     if text.get("multi_query") is True and kind == "gpt_bigcode":
         return 1
-    found = _number(text, "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
+    found = _number(
+        text, "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"
+    )
     return found or heads
 
 
@@ -162,20 +168,25 @@ def _layer_types(text: Mapping[str, Any], kind: str, layers: int) -> list[str]:
     if isinstance(listed, list) and len(listed) == layers:
         return ["full_attention" if one == "attention" else str(one) for one in listed]
     pattern = text.get("hybrid_override_pattern")
-    if isinstance(pattern, str) and len(pattern) == layers:  # Nemotron-H: M amba, * attention, - MLP
+    if (
+        isinstance(pattern, str) and len(pattern) == layers
+    ):  # Nemotron-H: M amba, * attention, - MLP
         return [{"M": "mamba", "*": "full_attention"}.get(one, "mlp") for one in pattern]
-    if text.get("attn_layer_period"):  # Jamba
-        period, offset = int(text["attn_layer_period"]), _number(text, "attn_layer_offset")
+    period = _number(text, "attn_layer_period")
+    if period:  # Jamba
+        offset = _number(text, "attn_layer_offset")
         return ["full_attention" if at % period == offset else "mamba" for at in range(layers)]
-    if text.get("full_attention_interval"):  # Qwen3-Next
-        every = int(text["full_attention_interval"])
+    every = _number(text, "full_attention_interval")
+    if every:  # Qwen3-Next
         return [
             "linear_attention" if (at + 1) % every else "full_attention" for at in range(layers)
         ]
     every = _number(text, "sliding_window_pattern", "_sliding_window_pattern")
     every = every or {"gemma2": 2, "gemma3_text": 6, "cohere2": 4, "gpt_oss": 2}.get(kind, 0)
     if every:  # each so many-th layer sees everything
-        return ["sliding_attention" if (at + 1) % every else "full_attention" for at in range(layers)]
+        return [
+            "sliding_attention" if (at + 1) % every else "full_attention" for at in range(layers)
+        ]
     return ["sliding_attention" if _window(text) else "full_attention"] * layers
 
 

@@ -59,7 +59,9 @@ def read_file(path: Path) -> dict[str, tuple[str, int, int]]:
             raise BadSafetensorsError(f"{path.name} has {size} bytes, too few for safetensors")
         (length,) = struct.unpack("<Q", start)
         if length > min(MAX_HEADER_BYTES, size - 8):
-            raise BadSafetensorsError(f"{path.name} is no safetensors file, or cut off in its header")
+            raise BadSafetensorsError(
+                f"{path.name} is no safetensors file, or cut off in its header"
+            )
         raw = file.read(length)
     try:
         header = json.loads(raw)
@@ -67,8 +69,10 @@ def read_file(path: Path) -> dict[str, tuple[str, int, int]]:
         raise BadSafetensorsError(f"{path.name} has a header that is not JSON") from error
     if not isinstance(header, dict):
         raise BadSafetensorsError(f"{path.name} has a header that is no object")
-    tensors = {name: _tensor(path, name, value) for name, value in header.items() if name[:2] != "__"}
-    ends = [value["data_offsets"][1] for name, value in header.items() if name[:2] != "__"]
+    tensors = {
+        name: _tensor(path, name, value) for name, value in header.items() if name[:2] != "__"
+    }
+    ends = [int(value["data_offsets"][1]) for name, value in header.items() if name[:2] != "__"]
     needed = 8 + length + max(ends, default=0)
     if needed > size:
         raise BadSafetensorsError(f"{path.name} is cut off: {size} bytes of {needed}")
