@@ -82,24 +82,25 @@ def utilization(memory_mib: int) -> float:
 
 def tensor_refusal(shape: ModelShape, tensor: int) -> str | None:
     """Why a model cannot be split over so many ranks; None when it can."""
+    if _divides(shape, tensor):
+        return None
+    legal = ", ".join(str(one) for one in legal_tensor(shape, 16))
     if shape.heads % tensor:
-        legal = ", ".join(str(one) for one in legal_tensor(shape, 16))
-        return (
-            f"{shape.heads} attention heads are not divisible by {tensor} "
-            f"(tensor parallel sizes that go: {legal})"
-        )
-    if not shape.mla and shape.kv_heads % tensor and tensor % shape.kv_heads:
-        legal = ", ".join(str(one) for one in legal_tensor(shape, 16))
-        return (
-            f"{shape.kv_heads} KV heads and {tensor} ranks do not divide one another "
-            f"(tensor parallel sizes that go: {legal})"
-        )
-    return None
+        what = f"{shape.heads} attention heads are not divisible by {tensor}"
+    else:
+        what = f"{shape.kv_heads} KV heads and {tensor} ranks do not divide one another"
+    return f"{what} (tensor parallel sizes that go: {legal})"
 
 
 def legal_tensor(shape: ModelShape, most: int) -> list[int]:
     """Tensor-parallel sizes up to ``most``."""
-    return [one for one in range(1, most + 1) if tensor_refusal(shape, one) is None]
+    return [one for one in range(1, most + 1) if _divides(shape, one)]
+
+
+def _divides(shape: ModelShape, tensor: int) -> bool:
+    if shape.heads % tensor:
+        return False
+    return shape.mla or not shape.kv_heads % tensor or not tensor % shape.kv_heads
 
 
 def fit(shape: ModelShape, device: Device, wish: Wish) -> Fit:
