@@ -21,12 +21,13 @@ from modeltainer.registry.endpoints import EndpointReader
 from modeltainer.registry.layout import Layout
 from modeltainer.registry.records import Endpoint, State, Submission
 from modeltainer.scheduler import Scheduler
-from modeltainer.spec import LaunchSpec
+from modeltainer.spec import LaunchSpec, Source
 from modeltainer.view import JobSight, Row, merge
 
 if TYPE_CHECKING:
     from modeltainer.config.schema import Config
     from modeltainer.hpc.snapshot import Snapshot
+    from modeltainer.weights.shape import ModelShape
 
 
 class LaunchError(RuntimeError):
@@ -93,7 +94,8 @@ def plan(
         overrides: the command line's wishes over the configuration.
 
     Raises:
-        LaunchError: an unknown model, or no place on this cluster.
+        LaunchError: an unknown model, no place on this cluster, or (``does-not-fit``) a model that
+            nothing there can hold.
         CannotLaunchError: the source or the runtime does not allow it.
     """
     planner = Planner(config)
@@ -126,9 +128,11 @@ class Planner:
             self._config, model, replica, executor=self._executor, overrides=overrides
         )
         spec = replace(spec, deployment=deployment)
-        return self._placed(spec) if self._executor == "slurm" else spec
+        if self._executor != "slurm":
+            return spec
+        return self._placed(spec, overrides or Overrides())
 
-    def _placed(self, spec: LaunchSpec) -> LaunchSpec:
+    def _placed(self, spec: LaunchSpec, overrides: Overrides) -> LaunchSpec:
         from modeltainer.hpc.commands import SlurmError
         from modeltainer.hpc.placement import PlacementError, place
         from modeltainer.hpc.snapshot import take_snapshot
@@ -137,6 +141,7 @@ class Planner:
         try:
             if self._snapshot is None:
                 self._snapshot = take_snapshot()
+            spec, why = _sized(spec, self._config, overrides, self._snapshot)
             placement = place(
                 self._snapshot, spec.resources, partitions_preferred=tuple(site.partitions)
             )
@@ -152,6 +157,7 @@ class Planner:
             account=spec.resources.account or (at.account if at else None),
             qos=spec.resources.qos or (at.qos if at else None),
         )
+        placement = replace(placement, reasons=(*why, *placement.reasons))
         return replace(spec, placement=placement, resources=resources)
 
 
@@ -471,6 +477,67 @@ def _settled(endpoints: Mapping[str, Endpoint]) -> frozenset[str]:
 
 def _underway(row: Row) -> bool:
     return row.state not in {State.READY, State.DRAINING, State.ENDED}
+
+
+def _sized(
+    spec: LaunchSpec, config: Config, overrides: Overrides, snapshot: Snapshot
+) -> tuple[LaunchSpec, tuple[str, ...]]:
+    """The launch with resources that hold its model, where the user has left them open and the
+    weights are at hand; and why."""
+    if not spec.resources.gpus:
+        return spec, ()
+    from modeltainer.sizing.fit import CannotFitError
+    from modeltainer.sizing.launch import Given, check_parallelism, size_launch
+    from modeltainer.weights.inspect import NoWeightsError
+
+    layers = (config.site.defaults, config.models[spec.model].resources)
+
+    def given(name: str, override: object) -> bool:
+        return override is not None or any(getattr(one, name) is not None for one in layers)
+
+    try:
+        check_parallelism(spec)
+        sized = size_launch(
+            spec,
+            model_shape(spec.source, cache=spec.site.cache),
+            snapshot,
+            Given(
+                gpus=given("gpus", overrides.gpus),
+                gpu_memory=given("gpu_memory", overrides.gpu_memory_mib),
+                gpu_type=given("gpu_type", overrides.gpu_type),
+                mig=given("mig", overrides.mig),
+            ),
+        )
+    except NoWeightsError as error:
+        return spec, (f"size not known: {error}",)
+    except CannotFitError as error:
+        raise LaunchError("does-not-fit", f"{spec.model}: {error.message}", error.hint) from error
+    return (
+        replace(spec, resources=sized.resources, engine_args=dict(sized.engine_args)),
+        sized.reasons,
+    )
+
+
+def model_shape(source: Source, *, cache: str | None = None) -> ModelShape:
+    """What a source's files tell of the model; the hub's caches are looked into, not the hub.
+
+    Args:
+        cache: the site's cache, whose ``huggingface/hub`` is searched too.
+
+    Raises:
+        NoWeightsError: nothing is at hand, or it does not tell.
+    """
+    from pathlib import Path
+
+    from modeltainer.weights.hub_cache import hub_folders
+    from modeltainer.weights.inspect import read_hub, read_path
+
+    if source.kind == "path":
+        return read_path(Path(source.value))
+    folders = hub_folders()
+    if cache is not None:
+        folders = (Path(cache) / "huggingface" / "hub", *folders)
+    return read_hub(source.value, revision=source.revision, file=source.file, folders=folders)
 
 
 def _unknown_model(wished: str, config: Config) -> tuple[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 
+from modeltainer.hpc.gres import parse_gres
+from modeltainer.hpc.mig import usable_mib
 from modeltainer.jobs.engines.base import (
     EngineCommand,
     EngineStart,
@@ -13,6 +15,8 @@ from modeltainer.jobs.engines.base import (
 )
 from modeltainer.jobs.engines.options import to_arguments
 from modeltainer.jobs.probe import NotYetError, Target
+from modeltainer.sizing.fit import utilization
+from modeltainer.spec import Placement
 
 CONFIG_FILE = "vllm.yaml"
 """Its content is JSON, which is YAML too."""
@@ -48,6 +52,9 @@ class Vllm:
         parallel = {"tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size"}
         if spec.resources.gpus > 1 and not parallel & given:
             argv += ["--tensor-parallel-size", str(spec.resources.gpus)]
+        memory = _slice_memory_mib(spec.placement)
+        if memory is not None and not {"gpu-memory-utilization", "kv-cache-memory-bytes"} & given:
+            argv += ["--gpu-memory-utilization", f"{utilization(memory):.2f}"]
         argv += to_arguments(options, lists="spread")
         env = {
             **cache_environment(spec.site.cache, spec.engine),
@@ -74,3 +81,13 @@ class Vllm:
             if status == 200:
                 return f"vLLM {json.loads(body).get('version')}"
         return None
+
+
+def _slice_memory_mib(placement: Placement | None) -> int | None:
+    """Memory of the MIG slice that the job was placed on; None on whole GPUs.
+
+    vLLM's default share leaves too little for the CUDA context on a small slice, and what NVML
+    reports there is the parent's memory.
+    """
+    asked = parse_gres(placement.gres) if placement else ()
+    return next((usable_mib(one.type) for one in asked if one.is_mig), None)

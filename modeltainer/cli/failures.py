@@ -76,7 +76,7 @@ def _launch_exit_code(error: Exception) -> int:
 
     if getattr(error, "code", "") in {"no-such-model", "no-such-launch"}:
         return exit_codes.NO_MATCH
-    if isinstance(error.__cause__, PlacementError):
+    if isinstance(error.__cause__, PlacementError) or getattr(error, "code", "") == "does-not-fit":
         return exit_codes.CANNOT_PLACE
     if isinstance(error.__cause__, (SubmissionError, SlurmError)):
         return exit_codes.REFUSED

@@ -30,6 +30,7 @@ COMMANDS = {
     "usage": (f"{_HOME}.usage", "Show requests and tokens by key, model, day or user."),
     "tunnel": (f"{_HOME}.tunnel", "Print or run the ssh command that reaches the gateway."),
     "models": (f"{_HOME}.models", "List the models of models.yaml."),
+    "size": (f"{_HOME}.size", "Say which GPUs or slices hold a model, and why not the others."),
     "validate": (f"{_HOME}.validate", "Check models.yaml, or print its JSON schema."),
     "render": (f"{_HOME}.render", "Print the plain sbatch file of a launch."),
     "compose": (f"{_HOME}.compose", "Render models as Docker Compose services for a workstation."),

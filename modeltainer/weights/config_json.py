@@ -17,10 +17,20 @@ from modeltainer.weights.parameters import Parameters, count
 from modeltainer.weights.shape import CacheLayers, ModelShape, windowed
 
 MAX_CONFIG_BYTES = 8_000_000
+MAX_LAYERS = 4096
 
 _NO_KV_CACHE = {"bert", "roberta", "xlm-roberta", "modernbert", "distilbert", "deberta-v2"}
 _WINDOWED = {"sliding_attention", "chunked_attention", "local_attention"}
 _RECURRENT = {"linear_attention", "mamba", "mamba2", "recurrent"}
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "gemma3_text": {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "vocab_size": 262208,
+    },
+}
+"""Values of a configuration class that published files leave out (Gemma3TextConfig: gemma-3-4b)."""
 _DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1}
 
 
@@ -63,11 +73,14 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
     """
     text = _text_part(config)
     kind = str(text.get("model_type") or config.get("model_type") or "")
+    text = {**_DEFAULTS.get(kind, {}), **text}
     if kind in _NO_KV_CACHE:
         raise UnknownShapeError(f"model_type {kind!r} is an encoder: it generates no text")
     layers = _need(text, kind, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
     hidden = _need(text, kind, "hidden_size", "n_embd", "d_model")
     heads = _need(text, kind, "num_attention_heads", "n_head", "n_heads")
+    if layers > MAX_LAYERS:
+        raise UnknownShapeError(f"config.json has {layers} layers, so it is damaged")
     vocabulary = _need(text, kind, "vocab_size")
     kv_heads = _kv_heads(text, kind, heads)
     head_dim = _number(text, "head_dim", "attention_head_dim") or hidden // heads
@@ -77,6 +90,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
     caching = [one for one in types if one in _WINDOWED or one == "full_attention"]
     latent = _number(text, "kv_lora_rank")
     per_token = 2 * kv_heads * head_dim
+    cache: tuple[CacheLayers, ...]
     if latent:
         per_token = latent + _number(text, "qk_rope_head_dim")
         cache = (CacheLayers(layers, per_token, shared=True),)
@@ -158,11 +172,12 @@ def _layer_types(text: Mapping[str, Any], kind: str, layers: int) -> list[str]:
         isinstance(pattern, str) and len(pattern) == layers
     ):  # Nemotron-H: M amba, * attention, - MLP
         return [{"M": "mamba", "*": "full_attention"}.get(one, "mlp") for one in pattern]
-    if text.get("attn_layer_period"):  # Jamba
-        period, offset = int(text["attn_layer_period"]), _number(text, "attn_layer_offset")
+    period = _number(text, "attn_layer_period")
+    if period:  # Jamba
+        offset = _number(text, "attn_layer_offset")
         return ["full_attention" if at % period == offset else "mamba" for at in range(layers)]
-    if text.get("full_attention_interval"):  # Qwen3-Next
-        every = int(text["full_attention_interval"])
+    every = _number(text, "full_attention_interval")
+    if every:  # Qwen3-Next
         return [
             "linear_attention" if (at + 1) % every else "full_attention" for at in range(layers)
         ]

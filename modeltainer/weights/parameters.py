@@ -23,6 +23,11 @@ _UNGATED = {
     "starcoder2",
     "gpt_bigcode",
 }
+_TIED = {
+    *("gemma", "gemma2", "gemma3", "gemma3_text", "cohere", "cohere2"),
+    *("gpt2", "gpt_bigcode", "falcon", "bloom", "opt"),
+}
+"""Whose output embeddings are the input ones unless the file says otherwise."""
 _UNGATED_ACTIVATIONS = {"relu2", "relu_squared"}
 
 
@@ -75,7 +80,7 @@ def count(
         common = _number(config, "shared_expert_intermediate_size", "shared_intermediate_size")
         common = common or _number(config, "n_shared_experts") * width
         shared = moe_layers * (matrices * hidden * common + hidden * experts)
-    tied = config.get("tie_word_embeddings", kind in {"gemma", "gemma2", "gemma3_text", "gpt2"})
+    tied = config.get("tie_word_embeddings", kind in _TIED)
     embeddings = vocabulary * hidden * (1 if tied else 2)
     return Parameters(attention, dense + shared, routed, embeddings, hidden * (2 * layers + 1))
 
@@ -113,13 +118,15 @@ def _recurrent(config: Mapping[str, Any], hidden: int) -> int:
 
 def _moe_layers(config: Mapping[str, Any], layers: int) -> int:
     first = _number(config, "first_k_dense_replace")
-    if config.get("expert_layer_period"):  # Jamba
-        period, offset = int(config["expert_layer_period"]), _number(config, "expert_layer_offset")
+    period = _number(config, "expert_layer_period")
+    if period:  # Jamba
+        offset = _number(config, "expert_layer_offset")
         return sum((layer - offset) % period == 0 for layer in range(layers))
     step = (
         _number(config, "decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_freq") or 1
     )
-    dense = config.get("mlp_only_layers") or ()
+    listed = config.get("mlp_only_layers")
+    dense = listed if isinstance(listed, list) else ()
     return sum(
         layer >= first and layer not in dense and (layer + 1 - first) % step == 0
         for layer in range(layers)

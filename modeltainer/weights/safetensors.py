@@ -72,7 +72,7 @@ def read_file(path: Path) -> dict[str, tuple[str, int, int]]:
     tensors = {
         name: _tensor(path, name, value) for name, value in header.items() if name[:2] != "__"
     }
-    ends = [value["data_offsets"][1] for name, value in header.items() if name[:2] != "__"]
+    ends = [int(value["data_offsets"][1]) for name, value in header.items() if name[:2] != "__"]
     needed = 8 + length + max(ends, default=0)
     if needed > size:
         raise BadSafetensorsError(f"{path.name} is cut off: {size} bytes of {needed}")

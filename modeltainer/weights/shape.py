@@ -11,7 +11,7 @@ class CacheLayers:
 
     count: int
     values_per_token: int
-    """Numbers cached per token and layer: 2 × KV heads × head size, or MLA's latent vector."""
+    """Numbers cached per token and layer: 2 x KV heads x head size, or MLA's latent vector."""
     window: int | None = None
     """Tokens of the sliding window; None for full attention."""
     shared: bool = False

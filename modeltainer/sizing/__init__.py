@@ -1,0 +1,1 @@
+"""How much memory a model takes, and which GPUs or slices hold it. Pure functions."""

@@ -1,0 +1,145 @@
+"""Memory of one model on each of its GPUs: weights, KV cache, activations, overhead.
+
+Weights, KV cache and state are exact (tests hold them against published figures and against what
+llama-server reports). The rest is an estimate on the safe side, from:
+
+- CUDA context and libraries: 0.5 GiB per process; NCCL's buffers 0.5 GiB more per GPU when several
+  work together; CUDA graphs 0.5 GiB (vLLM logs the true figures as "non-torch forward increase"
+  and "CUDA graph pool memory").
+- vLLM's activations: its profile run sends ``max_num_batched_tokens`` tokens through one layer,
+  and samples for ``max_num_seqs`` sequences from float32 logits (gpu_model_runner.profile_run).
+- llama.cpp's compute buffer: up to ``n_ubatch`` (512) rows of float32 logits and the layer's
+  intermediates (ggml_gallocr; newer versions take less).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from modeltainer.weights.shape import CacheLayers, ModelShape
+
+EngineName = Literal["vllm", "llamacpp"]
+MIB = 1024 * 1024
+
+CUDA_CONTEXT_MIB = 512
+CUDA_GRAPHS_MIB = 512
+NCCL_MIB = 512
+VLLM_BATCHED_TOKENS = 2048
+"""vLLM's default ``max_num_batched_tokens`` of its server on GPUs below 70 GiB, with chunked
+prefill (vllm/engine/arg_utils.py); what the flags that are printed ask for."""
+VLLM_MAX_SEQUENCES = 256
+LLAMACPP_UBATCH = 512
+LLAMACPP_PADDING = 256
+"""Cells of llama.cpp's window cache are a multiple of this (llama_kv_cache_iswa)."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one GPU or slice must hold, in MiB, when a model is split ``tensor`` x ``pipeline``."""
+
+    weights_mib: float
+    kv_mib: float
+    """Of all concurrent sequences at full context, with recurrent states."""
+    activations_mib: float
+    overhead_mib: float
+    per_sequence_mib: float
+    """KV cache and state of one sequence at full context."""
+    kv_bytes_per_token: int
+    """On all GPUs together, of a token that every layer still keeps."""
+
+    @property
+    def total_mib(self) -> float:
+        return self.weights_mib + self.kv_mib + self.activations_mib + self.overhead_mib
+
+    @property
+    def fixed_mib(self) -> float:
+        """All but the KV cache."""
+        return self.total_mib - self.kv_mib
+
+
+def kv_bytes_per_token(shape: ModelShape, *, element_bytes: float = 2) -> int:
+    """Bytes that one more token takes in the KV cache of a short sequence, all layers together."""
+    values = sum(group.count * group.values_per_token for group in shape.cache)
+    return int(values * element_bytes)
+
+
+def sequence_bytes(
+    shape: ModelShape, context: int, engine: EngineName, *, element_bytes: float = 2
+) -> int:
+    """KV cache and state of one sequence of ``context`` tokens, all GPUs together.
+
+    A layer with a sliding window keeps the window and the batch in work: vLLM ``window - 1 +
+    max_num_batched_tokens`` (SlidingWindowSpec), llama.cpp ``window + n_ubatch``, padded.
+    """
+    total = shape.state_bytes
+    for group in shape.cache:
+        total += int(
+            group.count * group.values_per_token * _kept(group, context, engine) * element_bytes
+        )
+    return total
+
+
+def estimate(
+    shape: ModelShape,
+    *,
+    engine: EngineName,
+    context: int,
+    concurrency: int,
+    tensor: int = 1,
+    pipeline: int = 1,
+    element_bytes: float = 2,
+    gpu: bool = True,
+) -> Estimate:
+    """Memory per GPU.
+
+    Args:
+        context: tokens of one sequence, prompt and answer together.
+        concurrency: sequences of that length at once.
+        tensor: GPUs that share each layer. KV heads are shared out too, but each GPU has at least
+            one; MLA's latent is on each of them.
+        pipeline: groups of GPUs that share the layers out.
+        element_bytes: of the KV cache; 1 for fp8 (or q8_0, nearly).
+        gpu: False leaves the CUDA context and graphs out.
+    """
+    one = sum(
+        int(
+            group.count
+            * group.values_per_token
+            * _kept(group, context, engine)
+            * element_bytes
+            * (1 if group.shared else max(1 / tensor, 1 / shape.kv_heads))
+        )
+        for group in shape.cache
+    )
+    per_sequence = (one + shape.state_bytes / tensor) / pipeline / MIB
+    overhead = (CUDA_CONTEXT_MIB if gpu else 0) + (NCCL_MIB if tensor * pipeline > 1 else 0)
+    if engine == "vllm" and gpu:
+        overhead += CUDA_GRAPHS_MIB
+    return Estimate(
+        weights_mib=shape.weights_bytes / tensor / pipeline / MIB,
+        kv_mib=per_sequence * concurrency,
+        activations_mib=_activations_mib(shape, engine, tensor, concurrency),
+        overhead_mib=overhead,
+        per_sequence_mib=per_sequence,
+        kv_bytes_per_token=kv_bytes_per_token(shape, element_bytes=element_bytes),
+    )
+
+
+def _kept(group: CacheLayers, context: int, engine: EngineName) -> int:
+    if group.window is None:
+        return context
+    if engine == "vllm":
+        return min(context, group.window - 1 + VLLM_BATCHED_TOKENS)
+    cells = group.window + LLAMACPP_UBATCH
+    return min(context, -(-cells // LLAMACPP_PADDING) * LLAMACPP_PADDING)
+
+
+def _activations_mib(shape: ModelShape, engine: EngineName, tensor: int, concurrency: int) -> float:
+    if engine == "llamacpp":
+        rows = LLAMACPP_UBATCH * (shape.vocabulary + 2 * shape.intermediate + 4 * shape.hidden)
+        return rows * 4 / MIB
+    layer = VLLM_BATCHED_TOKENS * (4 * shape.hidden + 3 * shape.intermediate / tensor) * 2
+    # The sampler works on float32 logits and a sorted copy.
+    sampled = max(VLLM_MAX_SEQUENCES, concurrency) * shape.vocabulary * 4 * 2
+    return (layer + sampled) / MIB
