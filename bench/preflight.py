@@ -63,7 +63,7 @@ def check(to: Target) -> Server:
         facts: dict[str, Any] = {"server": answer.headers.get("server")}
         with contextlib.suppress(ValueError, TypeError, KeyError):
             listed = {one["id"]: one for one in answer.json()["data"]}
-            facts["model"] = _known(to, listed)
+            facts["listed"] = _known(to, listed)
         for path in ("/version", "/props"):
             with contextlib.suppress(httpx.HTTPError, ValueError):
                 said = client.get(path, timeout=5.0)
@@ -72,7 +72,7 @@ def check(to: Target) -> Server:
         with contextlib.suppress(httpx.HTTPError, ValueError, KeyError, TypeError):
             status = client.get("/admin/status", timeout=5.0)
             if status.status_code == 200:
-                model = facts.get("model", {}).get("alias_of") or to.model
+                model = facts.get("listed", {}).get("alias_of") or to.model
                 facts["endpoints"] = [
                     {name: one.get(name) for name in ("launch_id", "node", "state", "endpoint")}
                     for one in status.json()["endpoints"]

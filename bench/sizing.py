@@ -10,7 +10,7 @@ from modeltainer.bench.workload import Sizer
 
 _ENOUGH = 64
 """Words of one token each that are needed for exact prompts."""
-_MAX_QUESTIONS = 40
+_MAX_QUESTIONS = 80
 
 
 def measure_sizer(count: Callable[[str], int], words: Sequence[str] = WORDS) -> Sizer:
@@ -27,7 +27,7 @@ def measure_sizer(count: Callable[[str], int], words: Sequence[str] = WORDS) -> 
         overhead = one - 1
         good = [first]
         groups = [list(words[1:])]
-        while groups and questions < _MAX_QUESTIONS:
+        while groups and len(good) < _ENOUGH and questions < _MAX_QUESTIONS:
             group = groups.pop()
             questions += 1
             if count(" ".join([first, *group])) == one + len(group):

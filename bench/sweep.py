@@ -235,7 +235,7 @@ def figures_of(
     entry: dict[str, Any] = {
         "point": point.label,
         "concurrency": point.users or None,
-        "rate": wanted,
+        "rate": rate_of(point.label) if point.label.startswith("rate=") else wanted,
         "client_processes": point.workers,
         "workers": [asdict(one) for one in result.workers],
         "targets": sides,

@@ -99,7 +99,8 @@ def throughput_latency(points: DataFrame) -> Figure | None:
                     **{**_line(number), "linestyle": ":"},
                 )
             at = knee(x, y)
-            for place, load in enumerate(known["load"]):
+            for place in _apart(x, y, at):
+                load = known["load"].iloc[place]
                 words = f"{load:g}" + (" (knee)" if place == at else "")
                 axis.annotate(
                     words,
@@ -120,6 +121,21 @@ def throughput_latency(points: DataFrame) -> Figure | None:
             axis.legend(frameon=False, fontsize=8)
     figure.suptitle(f"Throughput against latency; numbers are {_load_word(points)}", fontsize=11)
     return figure
+
+
+def _apart(x: Sequence[float], y: Sequence[float], first: int | None) -> list[int]:
+    """Points whose labels do not lie on each other; ``first`` has the right of way."""
+    width = (max(x) - min(x)) or 1.0
+    height = max(y) or 1.0
+    kept: list[int] = [] if first is None else [first]
+    for place in range(len(x)):
+        near = (
+            abs(x[place] - x[other]) < 0.07 * width and abs(y[place] - y[other]) < 0.06 * height
+            for other in kept
+        )
+        if not any(near):
+            kept.append(place)
+    return kept
 
 
 def _load_word(points: DataFrame) -> str:
@@ -216,14 +232,15 @@ def timelines(records: Sequence[Record], summary: dict[str, Any]) -> Figure | No
         axis.axvspan(window["start_s"], window["end_s"], color=SHADE, zorder=0)
         axis.plot(times, counts, color="black", linewidth=1.2)
         failed = [one.ended_s for one in own if not one.ok]
-        axis.plot(failed, [0] * len(failed), "x", color="black", markersize=5, clip_on=False)
+        if failed:
+            axis.plot(failed, [0] * len(failed), "x", color="black", markersize=5, clip_on=False)
         axis.set_title(point["point"] + ("" if window["steady"] else " (never steady)"), fontsize=9)
         axis.set_xlabel("time (s)")
         axis.set_ylabel("requests in flight")
         _from_zero(axis)
         axis.yaxis.get_major_locator().set_params(integer=True)
     for axis in list(axes.flat)[len(shown) :]:
-        figure.delaxes(axis)
+        axis.set_axis_off()
     figure.suptitle("Requests in flight; shaded: the part that counts; x: a failure", fontsize=11)
     return figure
 
