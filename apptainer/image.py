@@ -87,8 +87,8 @@ def pull(
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Path:
     """Fetch a URI into the cache, once: whoever else wants it at the same moment, on whichever
-    node, waits for the first. A fetch that is interrupted leaves nothing; one that is killed, a part
-    that the next removes.
+    node, waits for the first. A fetch that is interrupted leaves nothing; one that is killed leaves
+    a part, which the next removes.
 
     Args:
         progress: called with Apptainer's own lines, and with whom we wait for.
