@@ -103,7 +103,7 @@ SIGNS: tuple[Sign, ...] = (
     ),
     _sign(
         "out-of-memory",
-        r"Cannot allocate memory|std::bad_alloc|MemoryError|oom[-_ ]kill|"
+        r"Cannot allocate memory|std::bad_alloc|\bMemoryError|oom[-_ ]kill|"
         r"failed to allocate (?:buffer|.*memory)|unable to allocate .*buffer",
         "the job's memory is too small for the model",
         "raise resources.memory",

@@ -14,7 +14,7 @@ import pytest
 from modeltainer.cli.main import cli
 from tests.docs.code_blocks import ROOT, command_lines, pages
 
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 
 
 def commands(
