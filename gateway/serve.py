@@ -182,6 +182,8 @@ def _address(listener: socket.socket, token: str) -> GatewayAddress:
     url = "http://localhost"
     if unix is None:
         host = f"[{name[0]}]" if ":" in name[0] else name[0]
+        if name[0] in {"0.0.0.0", "::"}:  # noqa: S104 (comparing, not binding)
+            host = socket.gethostname()  # listening everywhere, but no client can dial "everywhere"
         url = f"http://{host}:{name[1]}"
     return GatewayAddress(
         host=socket.gethostname(),

@@ -15,6 +15,7 @@ from modeltainer.cli.names import complete_launch
 from modeltainer.cli.selection import launches_named
 
 if TYPE_CHECKING:
+    from modeltainer.service import Observer
     from modeltainer.registry.layout import Layout
 
 LIVENESS_S = 3.0
@@ -47,7 +48,7 @@ def command(invocation: Invocation, /, launch: str, follow: bool, agent: bool, l
             opened[path] = path.open("rb")
             click.echo(last_lines(opened[path], lines), nl=False)
         if follow:
-            _follow(layout, launch_id, agent, opened)
+            _follow(invocation, launch_id, agent, opened)
         elif not opened:
             raise Failure(
                 f"{launch_id} has no {'agent' if agent else 'engine'} log yet",
@@ -71,7 +72,12 @@ def _files(layout: Layout, launch_id: str, agent: bool) -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
-def _follow(layout: Layout, launch_id: str, agent: bool, opened: dict[Path, IO[bytes]]) -> None:
+def _follow(
+    invocation: Invocation, launch_id: str, agent: bool, opened: dict[Path, IO[bytes]]
+) -> None:
+    from modeltainer.service import Observer
+
+    layout, observer = invocation.layout(), Observer(invocation.config())
     looked = float("-inf")
     while True:
         for path in _files(layout, launch_id, agent):
@@ -80,7 +86,7 @@ def _follow(layout: Layout, launch_id: str, agent: bool, opened: dict[Path, IO[b
         # Asked before reading, so that the last words of a launch that has ended are read too.
         ended = False
         if time.monotonic() - looked >= LIVENESS_S:
-            looked, ended = time.monotonic(), _ended(layout, launch_id)
+            looked, ended = time.monotonic(), _ended(observer, launch_id)
         for file in opened.values():
             while chunk := file.read(65536):
                 click.echo(chunk.decode(errors="replace"), nl=False)
@@ -89,16 +95,12 @@ def _follow(layout: Layout, launch_id: str, agent: bool, opened: dict[Path, IO[b
         time.sleep(0.25)
 
 
-def _ended(layout: Layout, launch_id: str) -> bool:
-    from modeltainer.registry.endpoints import EndpointReader
+def _ended(observer: Observer, launch_id: str) -> bool:
+    """It has ended, as its agent, the scheduler or the missing folder tells."""
     from modeltainer.registry.records import State
 
-    if not layout.launch(launch_id).is_dir():
-        return True
-    return any(
-        seen.endpoint.launch_id == launch_id and seen.endpoint.state is State.ENDED
-        for seen in EndpointReader(layout).poll()
-    )
+    states = [row.state for row in observer.rows() if row.launch_id == launch_id]
+    return states in ([], [State.ENDED])
 
 
 def last_lines(file: IO[bytes], count: int) -> str:

@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import shlex
+import socket
 import subprocess
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -25,6 +26,14 @@ class Far:
     host: str
     socket: str | None
     address: tuple[str, int] | None
+
+    @property
+    def login(self) -> str:
+        """The host to log in to: the gateway's own, unless it listens to other hosts too. A gateway
+        in a job is on a compute node, where ssh is often refused; this host reaches it as well."""
+        if self.address is None or self.address[0].startswith(("127.", "localhost", "::1")):
+            return self.host
+        return socket.gethostname()
 
     @property
     def forward(self) -> str:
@@ -79,7 +88,7 @@ def command(
                 exit_codes.GATEWAY_UNREACHABLE,
             )
         far = _remote_gateway(login)
-    argv = ssh_command(far, login or f"{getpass.getuser()}@{far.host}", local_port)
+    argv = ssh_command(far, login or f"{getpass.getuser()}@{far.login}", local_port)
     if run_it:
         note(f"http://127.0.0.1:{local_port}/v1 until Ctrl-C: {shlex.join(argv)}")
         # ssh takes this process's place: the user's signals and its exit code go straight.

@@ -120,11 +120,7 @@ def test_no_apptainer_on_the_node(alice: Account) -> None:
 def test_an_image_that_is_not_there(alice: Account) -> None:
     alice.config["site"]["images"] = {"llamacpp": "/shared/images/no-such.sif"}
     alice.write_config()
-    done = alice.mt("up tiny --wait", check=False)
-    assert done.returncode == LAUNCH_FAILED
-    assert "/shared/images/no-such.sif" in done.stderr
-    alice.mt("stop tiny")
-    alice.assert_nothing_left()
+    refused(alice, "up tiny --wait", CONFIGURATION, "/shared/images/no-such.sif")
 
 
 def test_an_engine_that_dies_while_loading(alice: Account) -> None:

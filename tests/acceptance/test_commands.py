@@ -67,3 +67,47 @@ def test_a_job_that_somebody_cancels_is_told_as_such(cluster: Cluster) -> None:
     assert row["cause"]["code"] == "stopped"
     alice.mt("stop tiny")
     alice.assert_nothing_left()
+
+
+GATEWAY_JOB = """#!/bin/bash
+#SBATCH --job-name=gateway --cpus-per-task=1 --mem=1G --time=20
+exec srun mt-submit gateway start --foreground --listen tcp --host 0.0.0.0 --port 0
+"""
+
+
+def test_a_gateway_as_a_job_where_login_allows_none(cluster: Cluster) -> None:
+    alice = account(cluster, "alice", "gateway-job")
+    (alice.here(alice.home) / "gateway.sbatch").write_text(GATEWAY_JOB)
+    job = alice.sh("sbatch --parsable gateway.sbatch").stdout.strip()
+    alice.mt("up tiny --wait")
+    deadline = time.monotonic() + 30
+    while alice.mt("chat tiny hello --max-tokens 2", check=False).returncode:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    tunnel = alice.mt("tunnel").stdout
+    assert "127.0.0.1:8000:c" in tunnel  # a compute node's port …
+    assert "alice@login" in tunnel  # … through login
+    alice.sh(f"scancel {job}")
+    alice.mt("stop tiny")
+    deadline = time.monotonic() + 30
+    while alice.jobs():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    alice.assert_nothing_left()
+
+
+def test_values_reach_the_engine_as_they_stand(cluster: Cluster) -> None:
+    alice = account(cluster, "alice", "values")
+    value = '$(touch /tmp/evaluated) `id` $HOME "quoted" ü'
+    alice.config["models"]["tiny"]["env"] = {"PLAIN_VALUE": value}
+    alice.write_config()
+    alice.mt("up tiny --wait")
+    [row] = alice.ls()
+    script = (
+        "for pid in $(pgrep -u alice llama-server); do "
+        "tr '\\0' '\\n' < /proc/$pid/environ | grep ^PLAIN_VALUE=; done"
+    )
+    seen = cluster.run(row["node"], ["bash", "-c", script], user="root").stdout
+    assert f"PLAIN_VALUE={value}\n" in seen
+    alice.mt("stop tiny")
+    alice.assert_nothing_left()
