@@ -15,8 +15,8 @@ from modeltainer.cli.names import complete_launch
 from modeltainer.cli.selection import launches_named
 
 if TYPE_CHECKING:
-    from modeltainer.service import Observer
     from modeltainer.registry.layout import Layout
+    from modeltainer.service import Observer
 
 LIVENESS_S = 3.0
 """How often ``--follow`` looks whether the launch still is there."""

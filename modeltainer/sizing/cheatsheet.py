@@ -16,7 +16,7 @@ from modeltainer.weights.config_json import shape_of
 from modeltainer.weights.shape import ModelShape
 
 
-def _dense(
+def _dense(  # noqa: PLR0917 (one line a model, in config.json's order)
     kind: str,
     layers: int,
     hidden: int,
@@ -97,8 +97,8 @@ def cheatsheet() -> str:
         "mt-submit size ./model.gguf --json",
         "```",
         "",
-        "The model is a name in models.yaml, a folder, a `config.json`, a `.gguf`, or a hub id that "
-        "is already in the Hugging Face cache. Nothing is downloaded.",
+        "The model is a name in models.yaml, a folder, a `config.json`, a `.gguf`, or a hub id "
+        "that is already in the Hugging Face cache. Nothing is downloaded.",
         "",
         "This page is printed by `python -m modeltainer.sizing.cheatsheet`.",
         "",

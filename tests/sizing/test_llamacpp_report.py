@@ -37,7 +37,7 @@ def report(model: Path, context: int, sequences: int) -> str:
         errors="replace",
     )
     assert loading.stderr is not None
-    lines = []
+    lines: list[str] = []
     with loading:
         # The model is loaded without data first, to fit it to the device: the last load counts.
         for line in loading.stderr:
