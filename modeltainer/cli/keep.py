@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -85,7 +85,11 @@ def keep_up(
     names = [service.known_model(wished, config) for wished in models]
     made = [
         deployments.declare(
-            layout, _deployment(name, replicas or config.models[name].replicas, bounds, overrides)
+            layout,
+            replace(
+                _deployment(name, replicas or config.models[name].replicas, bounds, overrides),
+                model_digest=config.models[name].jobs_digest(),
+            ),
         )
         for name in dict.fromkeys(names)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -246,6 +247,11 @@ class ModelSection(Section):
         if clash:
             raise ValueError(f"{clash[0]} is in env and in secrets; keep it in secrets only")
         return self
+
+    def jobs_digest(self) -> str:
+        """Differs when jobs of this entry would: another number of replicas does not."""
+        document = self.model_dump_json(exclude={"replicas", "aliases"})
+        return hashlib.sha256(document.encode()).hexdigest()[:16]
 
 
 class PartitionSection(Section):

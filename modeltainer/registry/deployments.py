@@ -40,6 +40,8 @@ class Deployment:
     """Replicas under load."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """The command line's wishes over models.yaml (fields of ``Overrides``)."""
+    model_digest: str = ""
+    """Of the model's entry in models.yaml, as it was when declared."""
     idle_release_s: float = 900.0
     """With a minimum of 0: without a request for so long, the last replica is let go."""
     target_in_flight: int = 8
@@ -99,11 +101,15 @@ def declare(layout: Layout, wished: Deployment) -> Deployment:
     """
     layout.create()
     known = read(layout, wished.model)
-    same = known is not None and known.overrides == wished.overrides
+    same = known is not None and _jobs_of(known) == _jobs_of(wished)
     revision = known.revision if known is not None and same else secrets.token_hex(6)
     made = replace(wished, revision=revision)
     write_whole(layout.deployments / file_name(wished.model), _encode(made))
     return made
+
+
+def _jobs_of(declared: Deployment) -> tuple[object, ...]:
+    return declared.overrides, declared.model_digest
 
 
 def read(layout: Layout, model: str) -> Deployment | None:

@@ -94,3 +94,12 @@ def test_secrets_come_by_reference(tmp_path: Path) -> None:
     file.chmod(0o644)
     with pytest.raises(CannotLaunchError, match="chmod 600"):
         secret_environment("m", wanted, {"TOKEN": "x"})
+
+
+def test_more_replicas_make_no_other_jobs() -> None:
+    one, more, other = (
+        config({**VLLM, **changed}).models["m"].jobs_digest()
+        for changed in ({}, {"replicas": 3}, {"context": 4096})
+    )
+    assert one == more
+    assert one != other
