@@ -17,6 +17,7 @@ from modeltainer.cli.lazy import LazyGroup
 
 _HOME = "modeltainer.cli"
 COMMANDS = {
+    "init": (f"{_HOME}.init", "Write a models.yaml with worked examples."),
     "up": (f"{_HOME}.up", "Launch models: one job per replica."),
     "ls": (f"{_HOME}.ls", "Show what is queued, loading and ready (also: status)."),
     "logs": (f"{_HOME}.logs", "Show what an engine or its agent says."),

@@ -35,8 +35,7 @@ def command(
     from modeltainer.config import Config, ConfigError, load
 
     if schema:
-        document = Config.model_json_schema()
-        echo_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **document})
+        echo_json(Config.json_schema())
         return
     try:
         path = file or invocation.config_path()

@@ -62,7 +62,7 @@ def find(environ: Mapping[str, str] | None = None) -> Path:
                 1,
                 "",
                 f"there is no configuration: looked for {looked}",
-                "write one of them, or name a file with --config or MODELTAINER_CONFIG",
+                "mt-submit init writes one; --config and MODELTAINER_CONFIG name another",
             )
         ]
     )

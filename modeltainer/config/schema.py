@@ -321,6 +321,12 @@ class Config(Section):
                     raise ValueError(f"alias {alias!r} of {name!r} is already taken by {other!r}")
         return self
 
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """The JSON schema of a file, for editors."""
+        dialect = "https://json-schema.org/draft/2020-12/schema"
+        return {"$schema": dialect, **cls.model_json_schema()}
+
     def model_named(self, name: str) -> str | None:
         """The model behind a name or alias; None when there is none."""
         if name in self.models:

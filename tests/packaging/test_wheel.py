@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "config" / "models.yaml"
 PACKAGES = ["hpc", "jobs", "apptainer", "gateway", "compose", "bench"]
 
 
@@ -75,6 +76,7 @@ def test_nothing_else_litters_site_packages(wheel: zipfile.ZipFile) -> None:
 def test_what_is_not_python_is_there_too(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     assert "modeltainer/py.typed" in names
+    assert wheel.read("modeltainer/config/starter.yaml") == CONFIG.read_bytes()
     assert "modeltainer/apptainer/vllm.def" in names
     assert "modeltainer/hpc/templates/job.sbatch.j2" in names
     for file in (
