@@ -38,7 +38,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
 def left_behind(folder: Path) -> list[str]:
     registry = folder / "registry"
     names = [*os.listdir(registry / "launches"), *os.listdir(registry / "endpoints")]
-    return names + [path.name for path in (registry / "gateway").glob("gateway.json")]
+    return names + [path.name for path in (registry / "gateway").glob("gateway.*.json")]
 
 
 def test_streams_an_answer_and_stops_everything(folder: Path) -> None:

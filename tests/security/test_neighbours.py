@@ -44,7 +44,7 @@ def scene(cluster: Cluster) -> Iterator[Scene]:
     key = alice.mt("key create laptop").stdout.strip()
     [row] = alice.ls()
     [secret] = (alice.registry / "launches").glob("*/secret.json")
-    token = json.loads((alice.registry / "gateway" / "gateway.json").read_text())["token"]
+    token = json.loads((alice.registry / "gateway" / "gateway.login.json").read_text())["token"]
     status = json.loads(alice.mt("gateway status --json").stdout)
     yield Scene(
         cluster,
