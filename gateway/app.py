@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from modeltainer.gateway.accounting import Accounting
@@ -16,6 +17,7 @@ from modeltainer.gateway.auth import NOBODY, Authenticator
 from modeltainer.gateway.breaker import BreakerState
 from modeltainer.gateway.catalog import Catalog, LoadConfig
 from modeltainer.gateway.cold_start import ColdStart
+from modeltainer.gateway.config_watch import watch
 from modeltainer.gateway.demand_book import DemandBook
 from modeltainer.gateway.endpoint_set import EndpointSet, LiveEndpoint
 from modeltainer.gateway.errors import GatewayError, Message, Receive, Scope, Send, send_error
@@ -46,6 +48,7 @@ class Gateway:
         log: JsonLog,
         owner_token: str,
         list_rows: Callable[[], Sequence[Row]],
+        config_files: Sequence[Path] = (),
     ) -> None:
         from modeltainer.gateway.control import control_app
 
@@ -74,6 +77,8 @@ class Gateway:
         self._add_gauges()
         self._ring = ring
         self._follower: RegistryFollower | None = None
+        self._config_files = config_files
+        self._watch: asyncio.Task[None] | None = None
         self._control = control_app(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -120,7 +125,7 @@ class Gateway:
         def publish(snapshot: Snapshot) -> None:
             loop.call_soon_threadsafe(self.endpoints.update, snapshot)
 
-        self.endpoints.set_models(self.catalog.models)
+        self.endpoints.set_models(self.catalog.models, self.catalog.splits)
         self._follower = RegistryFollower(
             self.layout,
             self._ring,
@@ -129,6 +134,10 @@ class Gateway:
             warn=lambda message: self.log.warning("registry", message=message),
         )
         self._follower.start()
+        if self._config_files:
+            self._watch = loop.create_task(
+                watch(self._config_files, self.reload, every_s=self.settings.poll_interval)
+            )
         self.accounting.start()
         if self.settings.reconcile:
             self.book.start()
@@ -137,6 +146,8 @@ class Gateway:
         """Stop following; called once, by the lifespan."""
         if self._follower is not None:
             self._follower.stop()
+        if self._watch is not None:
+            self._watch.cancel()
         await self.accounting.stop()
         self.book.stop()
         self.endpoints.close()
@@ -145,7 +156,7 @@ class Gateway:
         """Read models.yaml again; False when it is bad and the old one stays."""
         good = await asyncio.to_thread(self.catalog.reload)
         if good:
-            self.endpoints.set_models(self.catalog.models)
+            self.endpoints.set_models(self.catalog.models, self.catalog.splits)
             self.log.info("config_reloaded", models=sorted(self.catalog.models))
             config = self.catalog.config
             if config is not None and config.gateway != self.settings:
@@ -272,6 +283,7 @@ def build(
     log: JsonLog | None = None,
     owner_token: str = "",
     list_rows: Callable[[], Sequence[Row]] | None = None,
+    config_files: Sequence[Path] = (),
 ) -> Gateway:
     """Make the gateway.
 
@@ -281,6 +293,7 @@ def build(
         load_config: reads models.yaml, now and at each reload; None serves what the registry has.
         log: where events go; standard error by default.
         owner_token: a key that mt-submit of the same user finds in the gateway's state file.
+        config_files: an edit of these has the configuration read again.
         list_rows: every launch; by default the scheduler and the registry are asked.
 
     Raises:
@@ -302,4 +315,5 @@ def build(
         log=log or JsonLog(),
         owner_token=owner_token,
         list_rows=list_rows or rows,
+        config_files=config_files,
     )

@@ -43,6 +43,7 @@ class Head(msgspec.Struct):
     max_completion_tokens: Any = None
     max_output_tokens: Any = None
     user: Any = None
+    prompt_cache_key: Any = None
 
 
 _decoder = msgspec.json.Decoder(Head)

@@ -42,3 +42,8 @@ class Catalog:
         if self.config is None:
             return {}
         return {name: model.aliases for name, model in self.config.models.items()}
+
+    @property
+    def splits(self) -> Mapping[str, Mapping[str, int]]:
+        """Names that are split, to models and weights."""
+        return {} if self.config is None else self.config.splits

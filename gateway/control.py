@@ -37,6 +37,8 @@ class ModelCard(BaseModel):
     replicas: int
     """Endpoints that serve it now."""
     alias_of: str | None = None
+    split: dict[str, int] | None = None
+    """Models that answer under this name, by weight."""
 
 
 class ModelList(BaseModel):
@@ -78,19 +80,25 @@ def control_app(gateway: Gateway) -> FastAPI:
 
     def card(name: str) -> ModelCard:
         table = gateway.endpoints.table
-        model = table.model_named(name) or name
-        replicas = len(table.candidates(model))
+        behind = table.models_of(name)
+        replicas = sum(len(table.candidates(model)) for model in behind)
+        arms = table.splits.get(name)
         return ModelCard(
             id=name,
             created=int(gateway.started_unix),
-            state="ready" if replicas else gateway.model_state(model),
+            state="ready" if replicas else gateway.model_state(behind[0]),
             replicas=replicas,
-            alias_of=model if model != name else None,
+            alias_of=behind[0] if arms is None and behind[0] != name else None,
+            split=None if arms is None else dict(arms),
         )
 
     def allowed(key: KeyRecord) -> list[str]:
         table = gateway.endpoints.table
-        return [name for name in table.names if key.allows(table.model_named(name) or name)]
+        return [
+            name
+            for name in table.names
+            if any(key.allows_by(name, model) for model in table.models_of(name))
+        ]
 
     @app.get("/health")
     async def health() -> Health:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from modeltainer.gateway.identity import IdentityError, verify
 from modeltainer.gateway.log import JsonLog
 from modeltainer.gateway.pool import Pool
 from modeltainer.gateway.registry_follower import Snapshot
-from modeltainer.gateway.routing import Table, Target, choose, table
+from modeltainer.gateway.routing import Table, Target, choose, lasting, table
 from modeltainer.gateway.settings import GatewaySettings
 
 PROBE_PAUSES_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
@@ -58,6 +59,7 @@ class EndpointSet:
         self._turns: dict[str, int] = {}
         self._turn = 0
         self._models: Mapping[str, tuple[str, ...]] = {}
+        self._splits: Mapping[str, Mapping[str, int]] = {}
         self._probing = asyncio.Semaphore(PROBES_AT_ONCE)
         self.snapshot: Snapshot | None = None
         self.read_at = 0.0
@@ -66,9 +68,13 @@ class EndpointSet:
         self.changed = asyncio.Event()
         """Set, and replaced by a new one, when the table changes."""
 
-    def set_models(self, models: Mapping[str, tuple[str, ...]]) -> None:
-        """Names and aliases of models.yaml."""
-        self._models = models
+    def set_models(
+        self,
+        models: Mapping[str, tuple[str, ...]],
+        splits: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> None:
+        """Names and aliases of models.yaml, and the names that are split among models."""
+        self._models, self._splits = models, splits or {}
         self._rebuild()
 
     def update(self, snapshot: Snapshot) -> None:
@@ -96,14 +102,17 @@ class EndpointSet:
             self._start_probe(self._live[key])
         self._rebuild()
 
-    def pick(self, model: str, failed: set[str]) -> LiveEndpoint | None:
+    def pick(
+        self, model: str, failed: set[str], affinity: bytes | None = None
+    ) -> LiveEndpoint | None:
         """The endpoint for one more attempt; None when there is none left."""
-        candidates = self._open(model)
+        left = [one for one in self._open(model) if one.key not in failed]
+        candidates = lasting(left, time.time() + self._settings.walltime_reserve)
         target = choose(
             candidates,
             outstanding={one.key: self._live[one.key].outstanding for one in candidates},
             last_turn=self._turns,
-            failed=failed,
+            affinity=affinity,
         )
         if target is None:
             return None
@@ -154,7 +163,7 @@ class EndpointSet:
 
     def _rebuild(self) -> None:
         proven = [live.target for live in self.all if live.verified]
-        self.table = table(proven, self._models)
+        self.table = table(proven, self._models, self._splits)
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
 
@@ -188,4 +197,4 @@ class EndpointSet:
 
 def _same_server(one: Target, other: Target) -> bool:
     """Equal but for what may change while a server runs."""
-    return replace(one, aliases=()) == replace(other, aliases=())
+    return replace(one, aliases=(), ends_unix=None) == replace(other, aliases=(), ends_unix=None)

@@ -49,6 +49,10 @@ class Exchange:
     read_at: float = 0.0
     """When its body was complete."""
     model: str | None = None
+    asked: str | None = None
+    """The name that was asked for, where it is split among models."""
+    affinity: bytes | None = None
+    """What the request belongs to."""
     stream: bool = False
     endpoint: str | None = None
     attempts: int = 0

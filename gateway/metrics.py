@@ -159,6 +159,11 @@ class Metrics:
         self.uncounted = Counter(
             "uncounted_total", "Answers whose tokens no engine has counted.", ("model",)
         )
+        self.splits = Counter(
+            "split_total",
+            "Requests for a split name, by where they went.",
+            ("name", "model"),
+        )
         self.limited = Counter("limited_total", "Requests over a key's limits.", ("limit",))
         self.families: list[Family] = [
             one for one in vars(self).values() if isinstance(one, Family)

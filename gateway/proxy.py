@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import time
 
 from modeltainer.gateway.accounting import Accounting
+from modeltainer.gateway.affinity import choose_arm, prefix_key, session_key, user_key
 from modeltainer.gateway.attempt import RETRIABLE, Patience, begin, may_retry
 from modeltainer.gateway.auth import Authenticator
 from modeltainer.gateway.body import Body, parse
@@ -200,25 +202,13 @@ class Proxy:
         return _shutting_down()
 
     async def _serve(self, exchange: Exchange, key: KeyRecord, body: Body) -> None:
-        model = self._endpoints.table.model_named(body.model)
         exchange.stream = body.stream
         user = body.head.user
         exchange.user = user[:MAX_USER] if isinstance(user, str) else None
-        if model is None:
-            raise GatewayError(
-                404,
-                unknown_model(body.model, self._names_for(key)),
-                "model_not_found",
-                param="model",
-            )
-        exchange.model = model
-        if not key.allows(model):
-            raise GatewayError(
-                403,
-                f"The API key {key.name!r} may not use the model {body.model!r}",
-                "model_not_allowed",
-                param="model",
-            )
+        exchange.affinity = session_key(exchange.headers, body)
+        model = exchange.model = self._model(exchange, key, body)
+        if exchange.affinity is None and self._settings.routing == "prefix":
+            exchange.affinity = prefix_key(body)
         self._reserve(exchange, key, body)
         down = not self._endpoints.table.candidates(model)
         may_wait = down and await self._cold_start.admit(model)
@@ -230,12 +220,39 @@ class Proxy:
         finally:
             self._book.end(model)
 
+    def _model(self, exchange: Exchange, key: KeyRecord, body: Body) -> str:
+        """The model for a request; where the name is split, by weight among those that are up."""
+        table, name = self._endpoints.table, body.model
+        behind = table.models_of(name)
+        if not behind:
+            raise GatewayError(
+                404, unknown_model(name, self._names_for(key)), "model_not_found", param="model"
+            )
+        allowed = [one for one in behind if key.allows_by(name, one)]
+        if not allowed:
+            exchange.model = behind[0]
+            raise GatewayError(
+                403,
+                f"The API key {key.name!r} may not use the model {name!r}",
+                "model_not_allowed",
+                param="model",
+            )
+        if name not in table.splits:
+            return allowed[0]
+        exchange.asked = name
+        up = [one for one in allowed if table.candidates(one)] or allowed
+        member = exchange.affinity or user_key(body) or os.urandom(8)
+        arms = {one: table.splits[name][one] for one in up}
+        model = choose_arm(arms, name.encode() + member)
+        self._metrics.splits.add(name, model)
+        return model
+
     async def _try(self, exchange: Exchange, model: str, body: Body) -> None:
         """Send the request to one endpoint after the other, until one answers."""
         failed: set[str] = set()
         failure: UpstreamError | None = None
         while exchange.attempts < MAX_ATTEMPTS:
-            live = self._endpoints.pick(model, failed)
+            live = self._endpoints.pick(model, failed, exchange.affinity)
             if live is None:
                 break
             exchange.attempts += 1
@@ -281,7 +298,7 @@ class Proxy:
         return [
             name
             for name in table.names
-            if (model := table.model_named(name)) is not None and key.allows(model)
+            if any(key.allows_by(name, model) for model in table.models_of(name))
         ]
 
     async def _no_answer(self, model: str, failure: UpstreamError | None) -> GatewayError:
@@ -425,6 +442,7 @@ class Proxy:
             method=exchange.method,
             path=exchange.route.path,
             model=exchange.model,
+            split=exchange.asked,
             stream=exchange.stream,
             endpoint=exchange.endpoint,
             status=status,

@@ -94,6 +94,7 @@ class RegistryFollower:
             started_unix=endpoint.started_unix,
             api_key=secret.key,
             nonce=secret.nonce,
+            ends_unix=endpoint.ends_unix,
         )
         return target, secret
 

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from modeltainer.gateway.affinity import score
+
+OVERLOAD = 1.25
+"""An endpoint with more than so many times the mean of requests under way gets no more of those
+that belong to it (Mirrokni et al. 2018, consistent hashing with bounded loads)."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,8 @@ class Target:
     started_unix: float
     api_key: str = field(repr=False)
     nonce: str = field(repr=False)
+    ends_unix: float | None = None
+    """When its job ends."""
 
     @property
     def address(self) -> str:
@@ -41,6 +50,8 @@ class Table:
     """Alias to model, from models.yaml and from the endpoints."""
     configured: frozenset[str] = frozenset()
     """Models of models.yaml, up or not."""
+    splits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Names whose requests are divided among models, by weight."""
 
     def model_named(self, name: str) -> str | None:
         """The model behind a name or alias, up or not; None when nobody knows it."""
@@ -55,16 +66,29 @@ class Table:
     @property
     def names(self) -> list[str]:
         """Every name a client may ask for, models first."""
-        return [*sorted(self.configured | set(self.by_model)), *sorted(self.aliases)]
+        names = self.aliases.keys() | self.splits.keys()
+        return [*sorted(self.configured | set(self.by_model)), *sorted(names)]
+
+    def models_of(self, name: str) -> tuple[str, ...]:
+        """The models behind a name, in the order of models.yaml; none when nobody knows it."""
+        if name in self.splits:
+            return tuple(self.splits[name])
+        model = self.model_named(name)
+        return () if model is None else (model,)
 
 
-def table(targets: Iterable[Target], models: Mapping[str, Collection[str]]) -> Table:
+def table(
+    targets: Iterable[Target],
+    models: Mapping[str, Collection[str]],
+    splits: Mapping[str, Mapping[str, int]] | None = None,
+) -> Table:
     """Build a table.
 
     Args:
         targets: endpoints that may be given requests.
         models: name to aliases, from models.yaml. Its word on an alias goes before an endpoint's,
             and a model's own name before any alias.
+        splits: name to models and their weights, from models.yaml; goes before an endpoint's alias.
     """
     by_model: dict[str, list[Target]] = {}
     aliases: dict[str, str] = {}
@@ -74,12 +98,23 @@ def table(targets: Iterable[Target], models: Mapping[str, Collection[str]]) -> T
             aliases.setdefault(alias, target.model)
     for model, names in models.items():
         aliases.update(dict.fromkeys(names, model))
-    known = set(by_model) | set(models)
+    known = {*by_model, *models, *(splits or {})}
     return Table(
         by_model={model: tuple(found) for model, found in by_model.items()},
         aliases={alias: model for alias, model in aliases.items() if alias not in known},
         configured=frozenset(models),
+        splits={
+            name: {model: weight for model, weight in arms.items() if weight}
+            for name, arms in (splits or {}).items()
+            if name not in by_model
+        },
     )
+
+
+def lasting(candidates: Sequence[Target], until_unix: float) -> Sequence[Target]:
+    """Those whose jobs last until then; all of them where none does: most requests are short."""
+    left = [one for one in candidates if one.ends_unix is None or one.ends_unix >= until_unix]
+    return left or candidates
 
 
 def choose(
@@ -87,19 +122,26 @@ def choose(
     *,
     outstanding: Mapping[str, int],
     last_turn: Mapping[str, int],
-    failed: Collection[str],
+    affinity: bytes | None = None,
 ) -> Target | None:
     """The endpoint with the least outstanding requests; of equals, the one whose turn was longest
-    ago (so a rewritten endpoint file changes nothing). None when all have failed.
+    ago (so a rewritten endpoint file changes nothing). None when there is none.
 
     Args:
+        affinity: what the request belongs to; it goes where its like go, unless that endpoint is
+            overloaded.
         outstanding: requests in flight, by endpoint key.
         last_turn: a growing number noted when the endpoint was last chosen, by key.
-        failed: keys that this request has tried in vain.
     """
-    left = [one for one in candidates if one.key not in failed]
+    left = list(candidates)
     if not left:
         return None
+    if affinity is not None:
+        bound = math.ceil(
+            OVERLOAD * (sum(outstanding.get(one.key, 0) for one in left) + 1) / len(left)
+        )
+        calm = [one for one in left if outstanding.get(one.key, 0) < bound]
+        return max(calm, key=lambda one: score(affinity, one.key))
     return min(left, key=lambda one: (outstanding.get(one.key, 0), last_turn.get(one.key, 0)))
 
 

@@ -106,7 +106,7 @@ def serve(
         ConfigError: models.yaml cannot be used.
         OSError: the registry or the log cannot be written.
     """
-    from modeltainer.config.load import load
+    from modeltainer.config.load import find, load, user_folder
 
     log = JsonLog(log_file)
     lock = take_lock(layout)
@@ -114,7 +114,14 @@ def serve(
         raise AlreadyRunningError(_already_running(state.read(layout)))
     token = f"mto-{secrets.token_urlsafe(32)}"
     try:
-        gateway = build(settings, layout, lambda: load(config_file), log=log, owner_token=token)
+        gateway = build(
+            settings,
+            layout,
+            lambda: load(config_file),
+            log=log,
+            owner_token=token,
+            config_files=(config_file or find(), user_folder(os.environ) / "site.yaml"),
+        )
         layout.create()
         _raise_file_limit()
         listener = bind(settings, layout)

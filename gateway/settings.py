@@ -62,6 +62,12 @@ class GatewaySettings(BaseModel):
     usage: bool = True
     """Count tokens by key, model and user (``mt-submit usage``): streams are asked for their token
     counts, and clients that did not ask for them do not see them."""
+    routing: Literal["least_loaded", "prefix"] = "least_loaded"
+    """``least_loaded``: the replica with the fewest requests under way. ``prefix``: prompts that
+    begin alike go to the same replica, whose cache has their beginning, unless it has far more to
+    do than the others. Requests of one session stay together in any case."""
+    walltime_reserve: Annotated[float, Field(ge=0)] = 120.0
+    """A replica whose job ends sooner than this gets requests only if there is no other."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body."""
     max_connections: Annotated[int, Field(ge=1)] = 1024

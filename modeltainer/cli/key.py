@@ -62,7 +62,8 @@ def create(
     from modeltainer.registry import keys
 
     config = invocation.config()
-    allowed = [service.known_model(one.strip(), config) for one in models.split(",") if one.strip()]
+    wished = [one.strip() for one in models.split(",") if one.strip()]
+    allowed = [one if one in config.splits else service.known_model(one, config) for one in wished]
     record, plain = keys.create(
         invocation.layout(),
         name,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +18,7 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     StringConstraints,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -310,6 +313,32 @@ class Config(Section):
     """The one URL over all models."""
     models: dict[ModelName, ModelSection] = Field(default_factory=dict)
     """The models by name."""
+    splits: dict[ModelName, dict[ModelName, Annotated[int, Field(ge=0)]]] = Field(
+        default_factory=dict
+    )
+    """Names under which several models answer, with the weight of each: ``chat: {new: 10, old:
+    90}``. The answer's header ``x-modeltainer-model`` tells which one it was."""
+
+    @field_validator("splits")
+    @classmethod
+    def _splits_lead_to_models(
+        cls, value: dict[str, dict[str, int]], info: ValidationInfo
+    ) -> dict[str, dict[str, int]]:
+        models: Mapping[str, ModelSection] | None = info.data.get("models")
+        if models is None:
+            return value  # their own faults come first
+        taken = {*models, *(alias for model in models.values() for alias in model.aliases)}
+        for name, arms in value.items():
+            if name in taken:
+                raise ValueError(f"{name!r} is a model's name or alias; a split needs its own")
+            for model in arms:
+                if model not in models:
+                    near = difflib.get_close_matches(model, models, n=1, cutoff=0.4)
+                    hint = f"; did you mean {near[0]!r}?" if near else ""
+                    raise ValueError(f"{name}: there is no model {model!r}{hint}")
+            if not any(arms.values()):
+                raise ValueError(f"{name}: at least one model needs a weight above 0")
+        return value
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Config:

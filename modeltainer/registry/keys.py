@@ -50,6 +50,11 @@ class KeyRecord:
         """Whether a model of this name in models.yaml may be used."""
         return not self.models or model in self.models
 
+    def allows_by(self, name: str, model: str) -> bool:
+        """Whether a model may be used under a name that is its own, its alias or split among
+        several: a key for the name of a split may use all that stands behind it."""
+        return self.allows(model) or name in self.models
+
     def expired(self, now_unix: float) -> bool:
         """Whether the key's time is over (wall clock)."""
         return self.expires_unix is not None and now_unix >= self.expires_unix

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modeltainer.gateway import address
+from modeltainer.gateway.config_watch import Settled
 from modeltainer.gateway.listening import CannotListenError, bind, private_folder, socket_path
 from modeltainer.gateway.settings import GatewaySettings
 from modeltainer.registry.layout import Layout
@@ -123,6 +126,26 @@ def test_state_file_second_gateway_reload_and_a_clean_end(process: Process) -> N
     assert events[-1] == "ended"
     assert not state_file.exists()
     assert not socket.exists()
+
+
+def test_an_edit_counts_without_a_signal(process: Process) -> None:
+    client = process.client()
+    good = process.config.read_text()
+    process.config.write_text("models: [")
+    World.until(lambda: bool(client.get("/admin/status").json()["config_problem"]), within=20)
+    assert [one["id"] for one in client.get("/v1/models").json()["data"]] == ["cold"]
+    assert "modeltainer_gateway_config_ok{} 0\n" in client.get("/metrics").text
+    process.config.write_text(good.replace("cold", "colder"))
+    World.until(lambda: client.get("/v1/models").json()["data"][0]["id"] == "colder", within=20)
+    assert client.get("/admin/status").json()["config_problem"] == ""
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=30))
+def test_an_edit_is_told_once_when_it_has_settled(contents: list[int]) -> None:
+    settled = Settled((b"0",))
+    told = [content for content in [*contents, contents[-1]] if settled.look((b"%d" % content,))]
+    assert all(one != other for one, other in zip([0, *told], told, strict=False))
+    assert [0, *told][-1] == contents[-1]
 
 
 def test_killed_gateway_is_no_hindrance(process: Process) -> None:
