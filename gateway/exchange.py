@@ -46,6 +46,8 @@ class Exchange:
     reservation: Reservation | None = None
     prompt_estimate: int = 0
     """Tokens of the prompt, guessed from its length."""
+    buffered_bytes: int = 0
+    """Of its body, as held in the budget."""
     read_at: float = 0.0
     """When its body was complete."""
     model: str | None = None

@@ -7,12 +7,14 @@ import contextlib
 import math
 import os
 import time
+from collections.abc import Awaitable, Callable
 
 from modeltainer.gateway.accounting import Accounting
 from modeltainer.gateway.affinity import choose_arm, prefix_key, session_key, user_key
 from modeltainer.gateway.attempt import RETRIABLE, Patience, begin, may_retry
 from modeltainer.gateway.auth import Authenticator
 from modeltainer.gateway.body import Body, parse
+from modeltainer.gateway.body_budget import SMALL, BodyBudget
 from modeltainer.gateway.breaker import Trial
 from modeltainer.gateway.client_connection import client_connection
 from modeltainer.gateway.cold_start import ColdStart
@@ -86,6 +88,7 @@ class Proxy:
         self._cold_start, self._book = cold_start, book
         self._authenticator, self._standing, self._log = authenticator, standing, log
         self._limiter = Limiter()
+        self._budget = BodyBudget(settings.max_buffered_bytes)
         self._running: set[Exchange] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -130,7 +133,7 @@ class Proxy:
         try:
             try:
                 key = await self._admit(exchange)
-                data = await read_body(receive, headers, self._settings.max_body_bytes)
+                data = await self._read(exchange, receive)
                 # The request is read, so the only thing still to come is the client's leaving.
                 watch = asyncio.create_task(_watch(receive, exchange))
                 exchange.read_at = time.monotonic()
@@ -164,9 +167,7 @@ class Proxy:
                 watch.cancel()
             if alarm is not None:
                 alarm.cancel()
-            if exchange.limits is not None and exchange.reservation is not None:
-                used = exchange.tokens_used()
-                exchange.limits.settle(exchange.reservation, used, time.monotonic())
+            self._give_back(exchange)
             self._write_log(exchange)
 
     async def _admit(self, exchange: Exchange) -> KeyRecord:
@@ -175,6 +176,29 @@ class Proxy:
         if self.draining:
             raise _shutting_down()
         return key
+
+    def _give_back(self, exchange: Exchange) -> None:
+        if exchange.buffered_bytes:
+            self._budget.give(exchange.buffered_bytes)
+        if exchange.limits is not None and exchange.reservation is not None:
+            exchange.limits.settle(exchange.reservation, exchange.tokens_used(), time.monotonic())
+
+    async def _read(self, exchange: Exchange, receive: Receive) -> bytes:
+        async def hold(size: int) -> None:
+            try:
+                await self._budget.take(size, self._settings.pool_timeout)
+            except asyncio.TimeoutError:
+                raise GatewayError(
+                    503,
+                    "the gateway holds as many large requests as it may "
+                    "(gateway.max_buffered_bytes); try again",
+                    "gateway_busy",
+                    retry_after_s=1,
+                    close=True,
+                ) from None
+            exchange.buffered_bytes = size
+
+        return await read_body(receive, exchange.headers, self._settings.max_body_bytes, hold)
 
     async def _refuse(self, exchange: Exchange, error: GatewayError) -> None:
         exchange.over = True  # what is left is quick, and not to be interrupted
@@ -456,24 +480,37 @@ class Proxy:
         )
 
 
-async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
+async def read_body(
+    receive: Receive, headers: Headers, limit: int, hold: Callable[[int], Awaitable[None]]
+) -> bytes:
     """The whole request body.
+
+    Args:
+        limit: bytes it may have.
+        hold: called with the length it may have, before the rest of a large one is read.
 
     Raises:
         GatewayError: 413 above ``limit`` bytes, 415 when it is compressed.
         ClientGoneError: the client left while sending.
     """
+    expected = limit
     for name, value in headers:
-        if name == b"content-length" and int(value) > limit:
-            await _discard(receive, headers)
-            raise _too_large(limit)
+        if name == b"content-length":
+            expected = int(value)
+            if expected > limit:
+                await _discard(receive, headers)
+                raise _too_large(limit)
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise GatewayError(
                 415, "compressed request bodies are not taken", "unsupported_encoding", close=True
             )
     pieces: list[bytes] = []
     length = 0
+    held = False
     while True:
+        if length > SMALL and not held:
+            await hold(expected)
+            held = True
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError

@@ -70,6 +70,9 @@ class GatewaySettings(BaseModel):
     """A replica whose job ends sooner than this gets requests only if there is no other."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body."""
+    max_buffered_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024 * 1024
+    """Bodies of more than 1 MiB that are in memory at once, from their first byte to the answer's
+    last; beyond this, requests wait for ``pool_timeout``, and then get 503."""
     max_connections: Annotated[int, Field(ge=1)] = 1024
     """Connections to one endpoint."""
     drain: Annotated[float, Field(ge=0)] = 30.0
@@ -81,6 +84,12 @@ class GatewaySettings(BaseModel):
     """Keep up what ``mt-submit up --keep`` has declared, for as long as the gateway runs."""
     cold_start: ColdStartSettings = ColdStartSettings()
     """Start models at their first request."""
+
+    @model_validator(mode="after")
+    def _room_for_one(self) -> GatewaySettings:
+        if self.max_buffered_bytes < self.max_body_bytes:
+            raise ValueError("max_buffered_bytes must be at least max_body_bytes")
+        return self
 
     @model_validator(mode="after")
     def _no_open_door(self) -> GatewaySettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from tests.gateway.setup import World
 BEFORE_HEAD: list[Send] = []
 AFTER_HEAD = [Send(STREAM_HEAD)]
 MID_STREAM = [Send(STREAM_HEAD), piece(token("a"))]
+AFTER_GATE = [piece(b"data: [DONE]\n\n"), Send(b"0\r\n\r\n")]
 MID_JSON = [Send(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{")]
 
 
@@ -68,12 +70,7 @@ def test_leaving_in_the_middle_of_the_body(world: World) -> None:
 
 def test_five_hundred_streams_leave_nothing(world: World) -> None:
     engine = world.launch().engine
-    engine.answer = [
-        Send(STREAM_HEAD),
-        piece(token("a")),
-        piece(b"data: [DONE]\n\n"),
-        Send(b"0\r\n\r\n"),
-    ]
+    engine.answer = [*MID_STREAM, *AFTER_GATE]
     with world.serving():
         for _ in range(500):
             assert world.chat(stream=True).content.endswith(b"[DONE]\n\n")
@@ -81,3 +78,25 @@ def test_five_hundred_streams_leave_nothing(world: World) -> None:
         [live] = world.gateway.endpoints.all
         assert live.pool.idle == 1
         assert engine.open == 1
+
+
+def test_a_thousand_streams_at_once(world: World) -> None:
+    engine = world.launch().engine
+    gate = Gate()
+    engine.answer = [Send(STREAM_HEAD), piece(token("a")), gate, *AFTER_GATE]
+    request = b'{"model":"m","stream":true}'
+    with world.serving(max_connections=1000), contextlib.ExitStack() as held:
+        connections = [held.enter_context(world.raw()) for _ in range(1000)]
+        for connection in connections:
+            connection.sendall(world.raw_request(request))
+        world.until(lambda: len(engine.requests) == 1000, within=60)
+        assert world.gateway.proxy.in_flight == 1000
+        gate.event.set()
+        for connection in connections:
+            answer = b""
+            while not answer.endswith(b"0\r\n\r\n"):
+                piece_of_it = connection.recv(65536)
+                assert piece_of_it
+                answer += piece_of_it
+            assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        world.settled()
