@@ -1,0 +1,1 @@
+"""What a gateway costs, beside others: ``python -m modeltainer.bench.gateways``."""
