@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from modeltainer.gateway.errors import Scope
 from modeltainer.gateway.families import Family, error_document
+from modeltainer.gateway.joined_writes import JoinedWrites
 
 EXTENSION = "modeltainer.connection"
 
@@ -43,6 +44,10 @@ class ClientProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._before_body = True
         self._deaf = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.transport = cast(asyncio.Transport, JoinedWrites(transport, self.loop))
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:

@@ -16,7 +16,6 @@ from tests.bench.engine import serving
 from tests.bench.load import load
 
 TTFT_S, GAP_S, TOKENS = 0.4, 0.1, 9
-E2E_S = TTFT_S + GAP_S * (TOKENS - 1)
 
 
 @pytest.fixture(scope="module")
@@ -25,20 +24,23 @@ def url() -> Iterator[str]:
         yield made
 
 
-@pytest.mark.parametrize(("streams", "each"), [(1, 4), (32, 5), (256, 4)])
-def test_closed_loop(url: str, streams: int, each: int) -> None:
-    result = load(
-        url, "plain", ClosedLoop(streams), tokens=TOKENS, requests=streams * each, warmup=streams
-    )
-    found = summarise(result.records, Slo(ttft_s=1.5 * TTFT_S))
+# With many streams the lag of a busy machine grows, and the times with it.
+@pytest.mark.parametrize(("streams", "each", "slower"), [(1, 4, 1), (32, 5, 1), (256, 4, 3)])
+def test_closed_loop(streams: int, each: int, slower: int) -> None:
+    ttft_s, gap_s = slower * TTFT_S, slower * GAP_S
+    e2e_s = ttft_s + gap_s * (TOKENS - 1)
+    loop = ClosedLoop(streams)
+    with serving(ttft=ttft_s, gap=gap_s, tokens=TOKENS) as url:
+        result = load(url, "plain", loop, tokens=TOKENS, requests=streams * each, warmup=streams)
+    found = summarise(result.records, Slo(ttft_s=1.5 * ttft_s))
     assert found["failed"] == 0
     assert found["window"]["steady"]
-    assert found["ttft_s"]["p50"] == pytest.approx(TTFT_S, rel=0.02)
-    assert found["tpot_s"]["p50"] == pytest.approx(GAP_S, rel=0.02)
-    assert found["e2e_s"]["p50"] == pytest.approx(E2E_S, rel=0.02)
-    assert found["requests_per_s"] == pytest.approx(streams / E2E_S, rel=0.02)
-    assert found["output_tokens_per_s"] == pytest.approx(streams * TOKENS / E2E_S, rel=0.02)
-    assert found["tokens_per_s_per_user"]["p50"] == pytest.approx(1 / GAP_S, rel=0.02)
+    assert found["ttft_s"]["p50"] == pytest.approx(ttft_s, rel=0.02)
+    assert found["tpot_s"]["p50"] == pytest.approx(gap_s, rel=0.02)
+    assert found["e2e_s"]["p50"] == pytest.approx(e2e_s, rel=0.02)
+    assert found["requests_per_s"] == pytest.approx(streams / e2e_s, rel=0.02)
+    assert found["output_tokens_per_s"] == pytest.approx(streams * TOKENS / e2e_s, rel=0.02)
+    assert found["tokens_per_s_per_user"]["p50"] == pytest.approx(1 / gap_s, rel=0.02)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -123,7 +123,8 @@ def sample(text: str, name: str) -> dict[str, float]:
 
 def test_metrics_after_some_requests(world: World) -> None:
     engine = world.launch().engine
-    engine.answer = stream(token("a"), token("b"), DONE)
+    apart = stream(token("a"), token("b"), DONE)
+    engine.answer = [*apart[:2], Pause(0.02), *apart[2:]]
     _, limited = keys.create(world.layout, "limited", ["m"])
     with world.serving():
         world.chat(stream=True)
