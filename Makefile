@@ -26,7 +26,7 @@ test-quick: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/black --check --quiet .
-	$(BIN)/shellcheck .ci/run tests/*/*.sh
+	$(BIN)/shellcheck .ci/run tests/*/*.sh scripts/slurm/*.sbatch
 	$(BIN)/yamllint --strict .github .pre-commit-config.yaml .yamllint.yml compose config
 	$(BIN)/codespell
 	$(BIN)/check-jsonschema --schemafile config/models.schema.json config/models.yaml
@@ -35,10 +35,11 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-# What is generated from the code: the editors' schema and the reference pages.
+# What is generated from the code: the editors' schema, reference pages, example batch files.
 schema: $(VENV)/.dev
 	$(BIN)/mt-submit validate --schema > config/models.schema.json
 	$(BIN)/python tools/reference.py
+	$(BIN)/python tools/sbatch_files.py
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict

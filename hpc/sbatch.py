@@ -11,9 +11,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import TYPE_CHECKING
 
 from modeltainer.hpc.options import slurm_options, srun_arguments
 from modeltainer.spec import LaunchSpec, encode
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,18 @@ class SecretReference:
         return f"--secret-{kind} {shlex.quote(f'{self.name}={value}')}"
 
 
+def template(name: str) -> Template:
+    """One of ``scripts/slurm``'s templates."""
+    from jinja2 import Environment, StrictUndefined
+
+    # Shell, not HTML: escaping is shlex's, done by who renders.
+    environment = Environment(  # noqa: S701
+        undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
+    )
+    file = resources.files("modeltainer.hpc") / "templates" / name
+    return environment.from_string(file.read_text(encoding="utf-8"))
+
+
 OUTPUT = "%x.%j.log"
 """``<job name>.<job id>.log`` where sbatch is called: the launch folder is not there yet, and Slurm
 fails a job whose output folder is missing."""
@@ -45,14 +61,7 @@ def render(
         python: the interpreter that has modeltainer, at its path on the compute node.
         secrets: where the agent is to find the engine's secrets; never their values.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    # Shell, not HTML: escaping is shlex's, done here.
-    environment = Environment(  # noqa: S701
-        undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
-    )
-    template = resources.files("modeltainer.hpc") / "templates" / "job.sbatch.j2"
-    return environment.from_string(template.read_text(encoding="utf-8")).render(
+    return template("job.sbatch.j2").render(
         spec=spec,
         options=slurm_options(spec, OUTPUT),
         prelude=spec.prelude,

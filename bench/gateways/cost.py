@@ -1,11 +1,9 @@
-"""What processes have used, from ``/proc`` (proc(5))."""
+"""What processes have used, from ``/proc`` (proc(5); schedstat: the kernel's sched-stats.rst)."""
 
 from __future__ import annotations
 
-import os
+import contextlib
 from pathlib import Path
-
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def tree(pid: int) -> list[int]:
@@ -18,12 +16,13 @@ def tree(pid: int) -> list[int]:
 
 
 def cpu_s(pid: int) -> float:
-    """CPU seconds of a process and its children, to a hundredth or so."""
-    ticks = 0
+    """CPU seconds of a process and its children, of the threads that live."""
+    nanoseconds = 0
     for one in tree(pid):
-        fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks * _TICK_S
+        for task in Path(f"/proc/{one}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # the thread has just ended
+                nanoseconds += int(task.read_text().split()[0])
+    return nanoseconds / 1e9
 
 
 def memory_kib(pid: int) -> int:

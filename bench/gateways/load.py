@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass, field
 from typing import cast
 
+from modeltainer.bench.gateways.engine import STREAM_S
+
 BODY = (
     b'{"model":"bench","stream":%s,"messages":[{"role":"system","content":"You are brief."},'
     b'{"role":"user","content":"Name three rivers of the north, and say where they end."}]}'
@@ -85,7 +87,10 @@ async def load(port: int, connections: int, seconds: float, *, stream: bool, key
     loop = asyncio.get_running_loop()
     began = loop.time()
     clients = []
-    for _ in range(connections):
+    for number in range(connections):
+        if stream:
+            # Spread over one answer's time: users do not press enter together.
+            await asyncio.sleep(began + number * STREAM_S / connections - loop.time())
         _, client = await loop.create_connection(
             lambda: _Client(request, stream, seen), "127.0.0.1", port
         )

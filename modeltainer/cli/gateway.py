@@ -13,6 +13,7 @@ from modeltainer.cli import exit_codes
 from modeltainer.cli.failures import Failure
 from modeltainer.cli.gateway_process import end, spawn
 from modeltainer.cli.invocation import Invocation, pass_invocation
+from modeltainer.cli.placement_options import seconds
 from modeltainer.cli.text import echo_json, note, span
 
 if TYPE_CHECKING:
@@ -109,6 +110,61 @@ def _serve(invocation: Invocation, settings: GatewaySettings, log: Path | None) 
     except CannotListenError as error:
         message, _, hint = str(error).partition("; ")
         raise Failure(message, hint) from error
+
+
+@command.command(
+    "render",
+    epilog="\b\nExample:\n"
+    "  mt-submit gateway render --chain --partition cpu > gateway.sbatch\n"
+    "  sbatch gateway.sbatch",
+)
+@click.option("--chain", is_flag=True, help="Each job submits its successor.")
+@click.option("--partition", "-p", metavar="NAME", help="The partition to run in.")
+@click.option("--account", "-A", metavar="NAME", help="Who pays.")
+@click.option("--qos", metavar="NAME", help="Which limits apply.")
+@click.option(
+    "--time",
+    "-t",
+    "walltime_s",
+    metavar="TIME",
+    default="1-00:00:00",
+    show_default=True,
+    callback=seconds,
+    help="Walltime of one job.",
+)
+@pass_invocation
+def render(
+    invocation: Invocation,
+    /,
+    *,
+    chain: bool,
+    partition: str | None,
+    account: str | None,
+    qos: str | None,
+    walltime_s: int,
+) -> None:
+    """Print a batch file that runs the gateway as a job, where login nodes allow no services.
+
+    What up --keep has declared is kept up from there, too.
+    """
+    from modeltainer.hpc import gateway_job
+
+    config = invocation.config()
+    site = config.site
+    at = site.partitions.get(partition or "")
+    text = gateway_job.render(
+        invocation.config_path(),
+        walltime_s=walltime_s,
+        drain_s=config.gateway.drain,
+        options={
+            "partition": partition,
+            "account": account or (at.account if at else None),
+            "qos": qos or (at.qos if at else None),
+        },
+        prelude=site.prelude,
+        chain=chain,
+    )
+    click.echo(text, nl=False)
 
 
 @command.command("stop", epilog="\b\nExample:\n  mt-submit gateway stop")

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.acceptance.site import account
+from tests.acceptance.site import Account, account
 from tests.cluster.cluster import Cluster
 
 pytestmark = pytest.mark.cluster
+
+SBATCH = Path(__file__).parents[2] / "scripts" / "slurm"
+
+
+def until_answered(alice: Account) -> None:
+    deadline = time.monotonic() + 60
+    while alice.mt("chat tiny hello --max-tokens 2", check=False).returncode:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def until_no_jobs(alice: Account) -> None:
+    deadline = time.monotonic() + 60
+    while alice.jobs():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
 
 
 def test_doctor_finds_a_sound_cluster_sound(cluster: Cluster) -> None:
@@ -58,10 +75,7 @@ def test_a_job_that_somebody_cancels_is_told_as_such(cluster: Cluster) -> None:
     alice = account(cluster, "alice", "cancelled")
     rows = json.loads(alice.mt("up tiny --wait --json").stdout)
     alice.sh(f"scancel {rows[0]['job_id']}")
-    deadline = time.monotonic() + 60
-    while alice.jobs():
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    until_no_jobs(alice)
     [row] = json.loads(alice.mt("ls --all --json").stdout)
     assert row["state"] == "ended"
     assert row["cause"]["code"] == "stopped"
@@ -69,30 +83,48 @@ def test_a_job_that_somebody_cancels_is_told_as_such(cluster: Cluster) -> None:
     alice.assert_nothing_left()
 
 
-GATEWAY_JOB = """#!/bin/bash
-#SBATCH --job-name=gateway --cpus-per-task=1 --mem=1G --time=20
-exec srun mt-submit gateway start --foreground --listen tcp --host 0.0.0.0 --port 0
-"""
+@pytest.mark.parametrize("name", sorted(one.name for one in SBATCH.glob("*.sbatch")))
+def test_slurm_takes_the_example_files(cluster: Cluster, name: str) -> None:
+    alice = account(cluster, "alice", "examples")
+    (alice.here(alice.home) / name).write_text((SBATCH / name).read_text())
+    # The nodes here are small, and one partition ends after a day.
+    small = "--mem=1G --cpus-per-task=2 --time=60"
+    said = alice.sh(f"sbatch --test-only {small} {name} a-model").stderr
+    assert "to start at" in said
 
 
 def test_a_gateway_as_a_job_where_login_allows_none(cluster: Cluster) -> None:
     alice = account(cluster, "alice", "gateway-job")
-    (alice.here(alice.home) / "gateway.sbatch").write_text(GATEWAY_JOB)
+    alice.mt("gateway render --time 20 > gateway.sbatch")
     job = alice.sh("sbatch --parsable gateway.sbatch").stdout.strip()
     alice.mt("up tiny --wait")
-    deadline = time.monotonic() + 30
-    while alice.mt("chat tiny hello --max-tokens 2", check=False).returncode:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    until_answered(alice)
     tunnel = alice.mt("tunnel").stdout
     assert "127.0.0.1:8000:c" in tunnel  # a compute node's port …
     assert "alice@login" in tunnel  # … through login
     alice.sh(f"scancel {job}")
     alice.mt("stop tiny")
-    deadline = time.monotonic() + 30
-    while alice.jobs():
+    until_no_jobs(alice)
+    alice.assert_nothing_left()
+
+
+def test_a_gateway_that_follows_itself_keeps_a_model_up(cluster: Cluster) -> None:
+    alice = account(cluster, "alice", "gateway-chain")
+    alice.mt("gateway render --chain --time 20 > gateway.sbatch")
+    first = alice.sh("sbatch --parsable gateway.sbatch").stdout.strip()
+    alice.mt("up tiny --keep --wait")
+    until_answered(alice)
+    alice.sh(f"scancel {first}")
+    deadline = time.monotonic() + 60
+    queue = f"{first} RUNNING"
+    while first in queue or "mt-gateway RUNNING" not in queue:
         assert time.monotonic() < deadline
         time.sleep(0.5)
+        queue = alice.sh("squeue --me -h -o '%A %j %T'").stdout
+    until_answered(alice)
+    alice.sh("scancel --me --name=mt-gateway")
+    alice.mt("stop --all")
+    until_no_jobs(alice)
     alice.assert_nothing_left()
 
 
