@@ -1,27 +1,32 @@
-"""One write, and so one packet, for what one step of the program has to say.
+"""An answer's head and its body's first piece in one write, and so in one packet.
 
-uvicorn writes an answer's head and its body's first piece one after the other; each write is a
-system call, and wakes the client. What is written during one step of the event loop is sent
-together at its end: nothing waits for anything that is not there already.
+uvicorn writes them one after the other; each write is a system call, and wakes the client.
 """
 
 from __future__ import annotations
 
 import asyncio
 
+_HEAD = b"HTTP/1.1 "
+
 
 class JoinedWrites:
-    """The part of a transport that an HTTP server's protocol uses."""
+    """The part of a transport that an HTTP server's protocol uses. A head waits for what is written
+    next, at most until this step of the event loop is over."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
-        self._waiting: list[bytes] = []
+        self._head = b""
 
     def write(self, data: bytes) -> None:
-        """Send, at the end of this step."""
-        if not self._waiting:
+        """Send."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(_HEAD):
+            self._head = data
             self._loop.call_soon(self._flush)
-        self._waiting.append(data)
+            return
+        self._transport.write(data)
 
     def close(self) -> None:
         """Close when all that was written has gone out."""
@@ -33,6 +38,6 @@ class JoinedWrites:
         return self._transport.is_closing()
 
     def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        if waiting and not self._transport.is_closing():
-            self._transport.write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
