@@ -25,7 +25,7 @@ site:
   runtime: embedded
   registry: {folder}/registry
   cache: {folder}/cache
-gateway: {{listen: tcp, port: 0}}
+gateway: {listen: tcp, port: 0}
 models:
 """
 TINY = """\
@@ -34,19 +34,19 @@ TINY = """\
     source: {folder}/tiny.gguf
     aliases: [small]
     context: 4096
-    engine_args: {{n_parallel: 4}}
-    resources: {{cpus: 1}}
+    engine_args: {n_parallel: 4}
+    resources: {cpus: 1}
   vectors:
     engine: llamacpp
     source: {folder}/tiny.gguf
     context: 512
-    engine_args: {{embedding: true, pooling_type: 1}}
-    resources: {{cpus: 1}}
+    engine_args: {embedding: true, pooling_type: 1}
+    resources: {cpus: 1}
   late:
     engine: llamacpp
     source: {folder}/tiny.gguf
     context: 512
-    resources: {{cpus: 1}}
+    resources: {cpus: 1}
 """
 
 
@@ -88,7 +88,7 @@ def bare_machine(folder: Path, models: str, *up: str) -> Iterator[BareMachine]:
     """
     write_tiny_gguf(folder / "tiny.gguf", context=4096)
     config = folder / "models.yaml"
-    config.write_text((SITE + models).format(folder=folder))
+    config.write_text((SITE + models).replace("{folder}", str(folder)))
     kept = {name: v for name, v in os.environ.items() if not name.startswith("MODELTAINER_")}
     environ = {
         **kept,

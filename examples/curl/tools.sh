@@ -19,6 +19,7 @@ curl -sS --fail-with-body "$OPENAI_BASE_URL/chat/completions" \
       }
     }
   }],
+  "parallel_tool_calls": false,
   "max_tokens": 100,
   "temperature": 0
 }

@@ -36,7 +36,12 @@ client = OpenAI()  # reads OPENAI_BASE_URL and OPENAI_API_KEY
 messages = [{"role": "user", "content": "How warm is it in Paris?"}]
 for _ in range(3):  # a model may want several calls; not without end
     answer = client.chat.completions.create(
-        model=model, messages=messages, tools=tools, max_tokens=100, temperature=0
+        model=model,
+        messages=messages,
+        tools=tools,
+        parallel_tool_calls=False,  # one after the other: small models repeat themselves
+        max_tokens=100,
+        temperature=0,
     )
     message = answer.choices[0].message
     if not message.tool_calls:

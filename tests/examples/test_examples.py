@@ -7,10 +7,12 @@ import io
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -20,49 +22,16 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 CURL, PYTHON = EXAMPLES / "curl", EXAMPLES / "python"
 # A base model calls no tools of itself; shown how, it goes on in the same way.
-TEACHER = """\
+TEMPLATE = Path(__file__).with_name("teacher.jinja").read_text()
+TEACHER = f"""\
   gemma:
     engine: llamacpp
-    source: {folder}/gemma.gguf
+    source: {{folder}}/gemma.gguf
     context: 2048
-    resources: {{cpus: 2}}
     engine_args:
       n_parallel: 1
-      chat-template: |-
-        {{%- if tools %}}<start_of_turn>system
-        Functions:
-        <tools>{{% for tool in tools %}}
-        {{{{ tool | tojson }}}}{{% endfor %}}
-        </tools>
-        Calls are JSON objects within <tool_call></tool_call>.<end_of_turn>
-        {{% for city in ["Rome", "Oslo", "Cairo"] %}}<start_of_turn>user
-        How warm is it in {{{{ city }}}}?<end_of_turn>
-        <start_of_turn>assistant
-        <tool_call>
-        {{{{ '{{"name": "get_weather", "arguments": {{"city": "' ~ city ~ '"}}}}' }}}}
-        </tool_call><end_of_turn>
-        {{% endfor %}}<start_of_turn>user
-        <tool_response>
-        Cairo: 35 degrees, dry
-        </tool_response><end_of_turn>
-        <start_of_turn>assistant
-        In Cairo it is 35 degrees and dry.<end_of_turn>
-        {{% endif %}}
-        {{%- for message in messages %}}
-        {{%- if message.role == "tool" %}}<start_of_turn>user
-        <tool_response>
-        {{{{ message.content }}}}
-        </tool_response><end_of_turn>
-        {{% elif message.tool_calls %}}<start_of_turn>assistant
-        {{% for call in message.tool_calls %}}<tool_call>
-        {{{{ '{{"name": "' ~ call.function.name ~ '", "arguments": ' }}}}{{{{ call.function.arguments | tojson }}}}}}
-        </tool_call>{{% endfor %}}<end_of_turn>
-        {{% else %}}<start_of_turn>{{{{ message.role }}}}
-        {{{{ message.content }}}}<end_of_turn>
-        {{% endif %}}
-        {{%- endfor %}}
-        {{%- if add_generation_prompt %}}<start_of_turn>assistant
-        {{% endif %}}
+      chat-template: {json.dumps(TEMPLATE)}
+    resources: {{cpus: 2}}
 """
 
 
@@ -191,29 +160,33 @@ def test_batch(machine: BareMachine) -> None:
 
 
 def test_retry_tells_what_is_wrong(machine: BareMachine) -> None:
-    done = machine.attempt(*python("retry.py", "--tries", "2", model="late"))
+    done = machine.attempt(*python("retry.py", "--tries", "1", model="late"))
     assert done.returncode == 1
     assert done.stderr.startswith("503: ")
-    assert "late" in done.stderr
+    assert "late is not running" in done.stderr
     done = machine.attempt(*python("retry.py", model="tinny"))
     assert done.stderr.startswith("404: ")
 
 
-def test_retry_waits_for_a_model_that_starts(machine: BareMachine) -> None:
-    waiting = subprocess.Popen(
-        python("retry.py", model="late"),
-        env={**machine.environ, "OPENAI_LOG": "info"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert waiting.stderr is not None
-    for line in waiting.stderr:  # it was refused, and tries again
-        if "Retrying" in line:
-            break
-    machine.run("mt-submit", "up", "late", "--wait")
-    answer, said = waiting.communicate(timeout=120)
-    assert waiting.returncode == 0, said
+def test_retry_waits_as_long_as_the_gateway_says(machine: BareMachine) -> None:
+    """Of a key that has asked too often: that passes sooner (5 s) than a model's start (10 s)."""
+    key = machine.run("mt-submit", "key", "create", "often", "--rpm", "12").stdout.strip()
+    url = f"{machine.environ['OPENAI_BASE_URL']}/completions"
+    environ = {**machine.environ, "OPENAI_API_KEY": key, "OPENAI_LOG": "info"}
+    log = machine.folder / "retry.log"
+    with httpx.Client(headers={"Authorization": f"Bearer {key}"}) as client, log.open("w") as out:
+        body = {"model": "tiny", "prompt": "x", "max_tokens": 1}
+        while client.post(url, json=body).status_code != 429:
+            pass
+        waiting = subprocess.Popen(
+            python("retry.py"), env=environ, stdout=subprocess.PIPE, stderr=out, text=True
+        )
+        while "Retrying" not in log.read_text():
+            client.post(url, json=body)  # so that it stays so until the example has asked
+            assert waiting.poll() is None
+            time.sleep(0.05)
+    answer, _ = waiting.communicate(timeout=120)
+    assert waiting.returncode == 0, log.read_text()
     assert answer.strip()
 
 
@@ -224,7 +197,7 @@ def test_node(machine: BareMachine, node_packages: Path) -> None:
 
 @pytest.mark.model
 def test_tools(teacher: BareMachine) -> None:
-    [call] = curl(teacher, "tools.sh", "gemma")["choices"][0]["message"]["tool_calls"]
+    call, *_ = curl(teacher, "tools.sh", "gemma")["choices"][0]["message"]["tool_calls"]
     assert json.loads(call["function"]["arguments"]) == {"city": "Paris"}
     said = teacher.run(*python("tools.py", model="gemma")).stdout
     assert said.startswith("get_weather({'city': 'Paris'})\n")
