@@ -1,7 +1,7 @@
 """Execute notebooks against a gateway and write each as a Markdown page with its outputs.
 
 Usage: ``python tools/notebooks.py [--output docs/notebooks] [NAME …]``, with OPENAI_BASE_URL,
-OPENAI_API_KEY and MODEL (for ``comparison`` also AGAINST) in the environment, and extra
+OPENAI_API_KEY and MODEL (for ``comparison`` also AGAINST) in the environment, and the extra
 ``notebooks`` installed. The notebooks themselves stay without outputs.
 """
 

@@ -6,7 +6,7 @@ curl -sS --fail-with-body "$OPENAI_BASE_URL/chat/completions" \
     -d @- <<EOF
 {
   "model": "${1:?usage: json_schema.sh MODEL}",
-  "messages": [{"role": "user", "content": "Which city is the capital of France?"}],
+  "messages": [{"role": "user", "content": "Which city is the capital of France? Answer with city and country as JSON."}],
   "response_format": {
     "type": "json_schema",
     "json_schema": {
@@ -23,6 +23,7 @@ curl -sS --fail-with-body "$OPENAI_BASE_URL/chat/completions" \
       }
     }
   },
-  "max_tokens": 100
+  "max_tokens": 100,
+  "temperature": 0
 }
 EOF

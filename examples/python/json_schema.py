@@ -16,11 +16,13 @@ class Place(BaseModel):
 
 
 client = OpenAI()  # reads OPENAI_BASE_URL and OPENAI_API_KEY
+question = "Which city is the capital of France? Answer with city and country as JSON."
 answer = client.chat.completions.parse(
     model=model,
-    messages=[{"role": "user", "content": "Which city is the capital of France?"}],
+    messages=[{"role": "user", "content": question}],
     response_format=Place,
     max_tokens=100,
+    temperature=0,
 )
 place = answer.choices[0].message.parsed
 print(f"city: {place.city}, country: {place.country}")

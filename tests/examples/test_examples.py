@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ import pytest
 import yaml
 
 from tests.bare_machine import TINY, BareMachine, bare_machine
+from tests.engine.scripted import Request, Step, whole
+from tests.gateway.setup import World
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -196,12 +199,45 @@ def test_node(machine: BareMachine, node_packages: Path) -> None:
 
 
 @pytest.mark.model
-def test_tools(teacher: BareMachine) -> None:
+def test_a_real_model_calls_the_tool(teacher: BareMachine) -> None:
     call, *_ = curl(teacher, "tools.sh", "gemma")["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "get_weather"
     assert json.loads(call["function"]["arguments"]) == {"city": "Paris"}
-    said = teacher.run(*python("tools.py", model="gemma")).stdout
-    assert said.startswith("get_weather({'city': 'Paris'})\n")
-    assert "12 degrees" in said
+
+
+def test_tools(tmp_path: Path) -> None:
+    """The engine is scripted: a model of 270 million parameters does not stop calling."""
+    call = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
+    asks = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": call}]}
+    world = World(tmp_path)
+    engine = world.launch().engine
+
+    def answer(request: Request) -> list[Step]:
+        *_, last = json.loads(request.body)["messages"]
+        message = asks if last["role"] == "user" else {"role": "assistant", **text(last)}
+        return whole({"choices": [{"index": 0, "message": message}]})
+
+    def text(result: dict[str, str]) -> dict[str, str]:
+        return {"content": f"{result['tool_call_id']} gave {result['content']}"}
+
+    engine.answer = answer
+    try:
+        with world.serving():
+            environ = {"OPENAI_BASE_URL": f"{world.url}/v1", "OPENAI_API_KEY": world.key}
+            done = subprocess.run(
+                [sys.executable, *python("tools.py", model="m")[1:]],
+                env=environ,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=True,
+            )
+    finally:
+        world.close()
+    assert done.stdout.splitlines() == [
+        "get_weather({'city': 'Paris'})",
+        "1 gave Paris: 12 degrees, rain",
+    ]
 
 
 @pytest.mark.model
