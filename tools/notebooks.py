@@ -44,8 +44,7 @@ def execute(name: str) -> nbformat.NotebookNode:
 
 def write(notebook: nbformat.NotebookNode, name: str, output: Path) -> Path:
     """The page and, in a folder beside it, its pictures."""
-    # Tables as text: the HTML of a data frame brings a style of its own.
-    priority = ["image/png", "text/markdown", "text/plain"]
+    priority = ["image/png", "text/markdown", "text/html", "text/plain"]
     exporter = MarkdownExporter(config=Config(NbConvertBase={"display_data_priority": priority}))
     resources = {"output_files_dir": name, "unique_key": name}
     body, made = exporter.from_notebook_node(notebook, resources)
@@ -54,8 +53,16 @@ def write(notebook: nbformat.NotebookNode, name: str, output: Path) -> Path:
         (output / file).parent.mkdir(exist_ok=True)
         (output / file).write_bytes(_small(content))
     page = output / f"{name}.md"
-    page.write_text(re.sub(r"\n{3,}", "\n\n", body).strip() + "\n")
+    page.write_text(_plain(body) + "\n")
     return page
+
+
+def _plain(body: str) -> str:
+    """Tables have the site's style rather than pandas', and no blank lines are doubled."""
+    body = re.sub(
+        r"<style.*?</style>\n|(?<=<table) border=\"1\"| style=\"[^\"]*\"", "", body, flags=re.S
+    )
+    return re.sub(r"\n[ \n]*\n(?=\S)", "\n\n", body).strip()
 
 
 def _small(png: bytes) -> bytes:

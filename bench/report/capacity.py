@@ -94,7 +94,8 @@ def replicas_over_users(
     _from_zero(axis)
     axis.yaxis.get_major_locator().set_params(integer=True)
     axis.set_title(
-        f"One replica carries {one.requests} requests at once; {confidence:.0%} of the time enough",
+        f"GPUs that are enough {confidence:.0%} of the time; "
+        f"one replica carries {one.requests} requests at once",
         fontsize=10,
     )
     return figure
