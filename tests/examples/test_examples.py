@@ -91,7 +91,9 @@ def curl(machine: BareMachine, name: str, model: str) -> Any:
 def test_curl(machine: BareMachine) -> None:
     listed = json.loads(machine.run(str(CURL / "models.sh")).stdout)
     assert {"tiny", "vectors"} <= {one["id"] for one in listed["data"]}
-    assert curl(machine, "chat.sh", "tiny")["choices"][0]["message"]["content"]
+    answer = curl(machine, "chat.sh", "tiny")
+    assert answer["choices"][0]["message"]["content"]
+    assert answer["model"] == "tiny"  # not the launch's nonce, the engine's second name
     assert curl(machine, "completions.sh", "tiny")["usage"]["completion_tokens"] == 20
     assert len(curl(machine, "embeddings.sh", "vectors")["data"]) == 2
     assert curl(machine, "retry.sh", "tiny")["choices"]
