@@ -95,7 +95,7 @@ def replicas_over_users(
     axis.yaxis.get_major_locator().set_params(integer=True)
     axis.set_title(
         f"GPUs that are enough {confidence:.0%} of the time; "
-        f"one replica carries {one.requests} requests at once",
+        f"a replica carries {one.requests} at once",
         fontsize=10,
     )
     return figure
