@@ -62,7 +62,9 @@ def _plain(body: str) -> str:
     body = re.sub(
         r"<style.*?</style>\n|(?<=<table) border=\"1\"| style=\"[^\"]*\"", "", body, flags=re.S
     )
-    return re.sub(r"\n[ \n]*\n(?=\S)", "\n\n", body).strip()
+    parts = body.split("```")  # every other one is code
+    parts[::2] = [re.sub(r"\n[ \n]*\n(?=\S|$)", "\n\n", part) for part in parts[::2]]
+    return "```".join(parts).strip()
 
 
 def _small(png: bytes) -> bytes:
