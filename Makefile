@@ -26,8 +26,9 @@ test-quick: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/black --check --quiet .
-	$(BIN)/shellcheck .ci/run tests/*/*.sh scripts/slurm/*.sbatch
-	$(BIN)/yamllint --strict .github .pre-commit-config.yaml .yamllint.yml compose config
+	$(BIN)/ruff format --check --quiet notebooks
+	$(BIN)/shellcheck .ci/run tests/*/*.sh examples/*/*.sh scripts/slurm/*.sbatch
+	$(BIN)/yamllint --strict .github .pre-commit-config.yaml .yamllint.yml compose config examples
 	$(BIN)/codespell
 	$(BIN)/check-jsonschema --schemafile config/models.schema.json config/models.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml

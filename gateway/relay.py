@@ -96,6 +96,11 @@ async def relay(
 
     try:
         while piece is not None:
+            if is_stream:
+                now = monotonic()
+                if came:
+                    gaps.observe(now - came)
+                came = now
             last = connection.ended
             data = meter.feed(piece)
             if last:
@@ -103,11 +108,6 @@ async def relay(
                 return
             if data:
                 await give(data, True)
-            if is_stream:
-                now = monotonic()
-                if came:
-                    gaps.observe(now - came)
-                came = now
             done = is_stream and tail.done
             piece = await (_after_done(connection) if done else connection.chunk(idle_timeout))
         await give(meter.finish(), False)

@@ -269,11 +269,10 @@ def differences(requests: DataFrame, summary: dict[str, Any]) -> Figure | None:
                 if found["interval"]:
                     low, high = (1000 * bound for bound in found["interval"])
                     axis.axvspan(low, high, color=INK, alpha=0.2)
-                    words += f"\n95 %: {low:+.2f} to {high:+.2f}"
-                axis.annotate(
-                    words, (0.98, 0.95), xycoords="axes fraction", ha="right", va="top", fontsize=8
-                )
+                    words += f" (95 %: {low:+.2f} to {high:+.2f})"
+                axis.set_title(words, fontsize=8)  # in the panel it would lie on the bars
             axis.axvline(0, color="black", linestyle=":", linewidth=1.2)
+            axis.xaxis.get_major_locator().set_params(nbins=6)
             axis.set_xlabel(f"{label}, b - a (ms)")
         row[0].set_ylabel(f"pairs\n{point['point']}")
     sides = summary["points"][0]["targets"]

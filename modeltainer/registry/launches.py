@@ -42,7 +42,8 @@ def new_secret(env: dict[str, str] | None = None) -> LaunchSecret:
     """Fresh credentials: 256 random bits of key, 128 of nonce."""
     return LaunchSecret(
         key=f"mte-{secrets.token_urlsafe(32)}",
-        nonce=f"nonce-{secrets.token_hex(16)}",
+        # llama.cpp signs its answers with the first of its names in the order of their bytes.
+        nonce=f"~nonce-{secrets.token_hex(16)}",
         env=env or {},
     )
 

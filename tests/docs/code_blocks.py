@@ -23,7 +23,7 @@ def fenced(page: Path, language: str) -> list[str]:
 def command_lines(page: Path) -> list[str]:
     """Every line of a code block, fenced or indented, that calls mt-submit."""
     found, in_fence = [], False
-    for line in page.read_text().splitlines():
+    for line in page.read_text().replace("\\\n", " ").splitlines():
         if line.startswith("```"):
             in_fence = not in_fence
         elif (in_fence or line.startswith("    ")) and "mt-submit " in line:

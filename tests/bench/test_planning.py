@@ -1,0 +1,60 @@
+"""How many replicas a number of users needs, and what launches have cost: pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeltainer.bench.report.capacity import Capacity, measured, replicas, requests_in_flight
+
+pandas = pytest.importorskip("pandas")
+
+
+def sweep(*points: tuple[int, float, bool]) -> Any:
+    rows = [
+        {"load": n, "goodput": good, "valid": ok, "target": "a", "closed": True, "e2e_s_p50": n / 4}
+        for n, good, ok in points
+    ]
+    return pandas.DataFrame(rows)
+
+
+def test_the_heaviest_load_that_keeps_the_objectives() -> None:
+    found = measured(sweep((1, 1.0, True), (4, 0.96, True), (16, 0.5, True), (32, 1.0, True)))
+    assert found == Capacity(requests=4, answer_s=1.0)
+    assert measured(sweep((1, 0.9, True))) is None
+    assert measured(sweep((1, 1.0, True), (4, 1.0, False))) == Capacity(1, 0.25)
+
+
+def test_little_and_the_binomial_quantile() -> None:
+    # 100 users, a tenth of them waiting: 10, spread 3, and 95 % of the time below 10 + 1.645 * 3
+    assert requests_in_flight(100, 2, 18) == pytest.approx(14.93, abs=0.01)
+    assert requests_in_flight(100, 2, 18, confidence=0.5) == pytest.approx(10)
+    assert requests_in_flight(7, 5, 0) == 7
+    assert replicas(100, Capacity(4, 2.0), think_s=18) == 4
+    assert replicas(1, Capacity(4, 2.0), think_s=1000) == 1
+
+
+@given(st.integers(1, 5000), st.integers(1, 256), st.floats(0.1, 100), st.floats(0, 600))
+def test_more_users_never_need_fewer(users: int, each: int, answer: float, think: float) -> None:
+    one = Capacity(each, answer)
+    needed = replicas(users, one, think)
+    assert needed <= replicas(users + 1, one, think)
+    assert needed * each >= min(users, users * answer / (answer + think)) - 1e-6
+
+
+def test_hours_of_gpus() -> None:
+    from modeltainer.bench.report.launches import launches_frame, startup_split, tokens_by
+
+    row = {"launch_id": "m-r0", "model": "m", "state": "ready", "node": "c1", "queue_s": 5.0}
+    clocks = {"pulling_s": None, "loading_s": 1800.0, "serving_s": 1800.0}
+    frame = launches_frame(
+        [{**row, **clocks, "gres": "gpu:a100:2"}, {**row, **clocks, "gres": None}]
+    )
+    assert frame["gpu_hours"].tolist() == [2.0, 0.0]
+    assert frame["job_hours"].tolist() == [1.0, 1.0]
+    assert launches_frame([]).empty
+    assert startup_split(launches_frame([])) is None
+    assert tokens_by([], "model") is None

