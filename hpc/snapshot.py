@@ -1,4 +1,4 @@
-"""What the cluster has and what is free, from two Slurm commands.
+"""What the cluster has and what is free, from two Slurm commands, or by PySlurm where it matches.
 
 ``scontrol show node`` and ``show partition`` print ``Key=Value`` text in every version; their JSON
 came with 23.02 only and changed since. ``--details`` adds ``GresUsed``.
@@ -126,11 +126,31 @@ def take_snapshot() -> Snapshot:
     Raises:
         SlurmError: no answer, or one that shows no partition.
     """
-    nodes = parse_nodes(run(["scontrol", "show", "node", "--oneliner", "--details"]))
-    partitions = parse_partitions(run(["scontrol", "show", "partition", "--oneliner"]))
+    version = slurm_version()
+    nodes, partitions = _by_pyslurm(version) or _by_commands()
     if not partitions:
         raise SlurmError("Slurm shows no partition that you may use; ask the site for an account")
-    return Snapshot(nodes, partitions, slurm_version())
+    return Snapshot(nodes, partitions, version)
+
+
+def _by_commands() -> tuple[tuple[Node, ...], tuple[Partition, ...]]:
+    nodes = parse_nodes(run(["scontrol", "show", "node", "--oneliner", "--details"]))
+    return nodes, parse_partitions(run(["scontrol", "show", "partition", "--oneliner"]))
+
+
+def _by_pyslurm(
+    version: tuple[int, int],
+) -> tuple[tuple[Node, ...], tuple[Partition, ...]] | None:
+    """None where PySlurm is not there, not for this release, or fails: the commands always work."""
+    from modeltainer.hpc import pyslurm_source
+
+    pyslurm = pyslurm_source.matching(version)
+    if pyslurm is None:
+        return None
+    try:
+        return pyslurm_source.nodes(pyslurm), pyslurm_source.partitions(pyslurm)
+    except Exception:  # whatever an extension of another release may raise
+        return None
 
 
 _KEY = re.compile(r"(?:^|\s)([A-Za-z][\w:/.-]*)=")
