@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,8 @@ def gateway_models(data: Mapping[str, Any], replicas: Sequence[Replica]) -> dict
                 kept["source"] = {"path": served[name].spec.source.value}
             models[name] = kept
     gateway = {key: value for key, value in (data.get("gateway") or {}).items() if key != "socket"}
-    others = {key: value for key, value in data.items() if key not in {"site", "gateway", "models"}}
+    ours = {"site", "gateway", "models", "splits"}
+    others = {key: value for key, value in data.items() if key not in ours}
     return {
         "site": {"registry": "/registry", "cache": "/tmp/cache", "executor": "local"},  # noqa: S108
         "gateway": {
@@ -134,7 +135,19 @@ def gateway_models(data: Mapping[str, Any], replicas: Sequence[Replica]) -> dict
         },
         **others,
         "models": models,
+        "splits": _splits_among(models, data.get("splits") or {}),
     }
+
+
+def _splits_among(
+    models: Collection[str], splits: Mapping[str, Mapping[str, int]]
+) -> dict[str, dict[str, int]]:
+    """Names that are split, with the arms that are here; those of which none is are left out."""
+    here = {
+        name: {model: weight for model, weight in arms.items() if model in models}
+        for name, arms in splits.items()
+    }
+    return {name: arms for name, arms in here.items() if any(arms.values())}
 
 
 class _Owner:

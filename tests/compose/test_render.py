@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from modeltainer.cli.main import cli
 from modeltainer.compose.engine_watch import LOST_AFTER, Watch, after_probe
 from modeltainer.compose.plan import PROFILES
+from modeltainer.config.schema import Config
 from modeltainer.registry.records import State
 from tests.compose.plugin import config
 
@@ -42,10 +43,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("HF_TOKEN", "hf_secret_token")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
 
-    def compose(*words: str, **models: Any) -> Result:
+    def compose(*words: str, splits: dict[str, Any] | None = None, **models: Any) -> Result:
         file = tmp_path / "models.yaml"
         site = {"cache": str(tmp_path / "cache")}
-        file.write_text(yaml.safe_dump({"site": site, "models": models}))
+        file.write_text(yaml.safe_dump({"site": site, "models": models, "splits": splits or {}}))
         first = ["--config", str(file), "compose"]
         if "--user" not in words:
             first += ["--user", "10001:10001"]
@@ -132,6 +133,20 @@ def test_rendering_again_keeps_keys_and_identities(run: Run, tmp_path: Path) -> 
     before = [file.read_bytes() for file in kept]
     run("--output", str(output), small=SMALL)
     assert [file.read_bytes() for file in kept] == before
+
+
+def test_a_split_keeps_the_arms_that_are_served(run: Run, tmp_path: Path) -> None:
+    splits = {
+        "chat": {"small": 9, "large": 1},
+        "large-only": {"large": 1},
+        "off": {"small": 0, "large": 1},
+    }
+    output = tmp_path / "llm" / "compose.yaml"
+    made = run("small", "--output", str(output), splits=splits, small=SMALL, large=LARGE)
+    assert made.exit_code == 0, made.output
+    written = yaml.safe_load((output.parent / "models.yaml").read_text())
+    assert written["splits"] == {"chat": {"small": 9}}
+    Config.model_validate(written)
 
 
 def test_without_output_nothing_is_written(run: Run, tmp_path: Path) -> None:

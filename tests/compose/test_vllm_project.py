@@ -11,7 +11,7 @@ import pytest
 from tests.cluster.fixtures import require_cluster
 from tests.compose.container import Containers
 from tests.compose.image import gateway_layers, llama_layers, vllm_layers
-from tests.compose.workstation import ask, create_key, endpoints, rendered, until
+from tests.compose.workstation import answered_by, ask, create_key, endpoints, rendered, until
 from tests.tiny_gguf import write_tiny_gguf
 from tests.vllm.environment import build
 
@@ -46,7 +46,7 @@ def project(tmp_path: Path) -> Iterator[Containers]:
         "resources": {"gpus": 0, "cpus": 1, "memory": "1GiB"},
     }
     models = {"a": {**vllm, "replicas": 2}, "b": llama}
-    containers = rendered(tmp_path, models, ["cpu"])
+    containers = rendered(tmp_path, models, ["cpu"], {"ab": {"a": 70, "b": 30}})
     try:
         for name in containers.services:
             if name.startswith("engine-a"):
@@ -67,4 +67,8 @@ def test_two_vllm_and_one_llama_cpp_stream_at_once(project: Containers) -> None:
         done = ask(project, key, model)
         assert done.returncode == 0, done.stderr
         assert int(done.stdout) >= 2
+    counted = answered_by(project, key, "ab", 60)
+    assert counted.keys() == {"a", "b"}
+    assert counted["a"] + counted["b"] == 60
+    assert 27 <= counted["a"] <= 56  # 42 are due; further off is chance one time in 10,000
     assert all(project.healthy(f"engine-{name}") for name in ("a-r0", "a-r1", "b-r0"))

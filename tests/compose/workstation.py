@@ -33,10 +33,30 @@ def until(true: Callable[[], bool], within: float = 60.0) -> None:
         time.sleep(0.2)
 
 
-def rendered(here: Path, models: dict[str, Any], profiles: Sequence[str]) -> Containers:
+COUNT = """
+import collections, sys, httpx
+with httpx.Client(headers={"authorization": f"Bearer {sys.argv[1]}"}, timeout=60) as client:
+    asked = {"model": sys.argv[2], "prompt": "one two", "max_tokens": 1}
+    answers = [
+        client.post("http://127.0.0.1:8000/v1/completions", json=asked).raise_for_status()
+        for _ in range(int(sys.argv[3]))
+    ]
+names = [one.headers["x-modeltainer-model"] for one in answers]
+for name, count in collections.Counter(names).items():
+    print(name, count)
+"""
+
+
+def rendered(
+    here: Path,
+    models: dict[str, Any],
+    profiles: Sequence[str],
+    splits: dict[str, dict[str, int]] | None = None,
+) -> Containers:
     """The project that `mt-submit compose` writes for these models; nothing is started yet."""
     file = here / "models.yaml"
-    file.write_text(yaml.safe_dump({"site": {"cache": str(here / "cache")}, "models": models}))
+    document = {"site": {"cache": str(here / "cache")}, "models": models, "splits": splits or {}}
+    file.write_text(yaml.safe_dump(document))
     output = here / "llm" / "compose.yaml"
     words = ["--config", str(file), "compose", "--user", "10001:10001", "--output", str(output)]
     done = CliRunner().invoke(cli, words)
@@ -55,6 +75,14 @@ def create_key(project: Containers) -> str:
 def ask(project: Containers, key: str, model: str) -> subprocess.CompletedProcess[str]:
     command = [*project.enter(), sys.executable, "-c", CLIENT, key, model]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def answered_by(project: Containers, key: str, name: str, requests: int) -> dict[str, int]:
+    """Which model answered how many of so many requests, as the answers' headers say."""
+    command = [*project.enter(), sys.executable, "-c", COUNT, key, name, str(requests)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return {model: int(count) for model, count in map(str.split, done.stdout.splitlines())}
 
 
 def endpoints(project: Containers, key: str) -> dict[str, str]:
