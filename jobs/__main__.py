@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
             job_id=os.environ.get("SLURM_JOB_ID", str(os.getpid())),
             submitted_unix=time.time(),
             partition=os.environ.get("SLURM_JOB_PARTITION"),
-            gres=spec.placement.gres if spec.placement else None,
+            gres=spec.gres,
         ),
     )
     try:

@@ -103,7 +103,7 @@ class Agent:
             served_name=spec.model,
             context=spec.context,
             devices=facts.devices,
-            gres=spec.placement.gres if spec.placement else None,
+            gres=spec.gres,
             started_unix=self._started_unix,
             ends_unix=facts.ends_unix,
             agent_pid=os.getpid(),

@@ -124,6 +124,13 @@ class LaunchSpec:
     """Revision of the declaration that this launch serves; None for a one-shot ``up``."""
     schema: int = SPEC_SCHEMA
 
+    @property
+    def gres(self) -> str | None:
+        """GPUs as ``--gres`` takes them; off a cluster only their number is known. None on CPU."""
+        if self.placement is not None:
+            return self.placement.gres
+        return f"gpu:{self.resources.gpus}" if self.resources.gpus else None
+
 
 def encode(spec: LaunchSpec) -> bytes:
     """The spec as JSON, indented for people who look into the launch folder."""
