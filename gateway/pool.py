@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from ssl import SSLContext
 
 from modeltainer.gateway.upstream import ConnectError, UpstreamConnection, UpstreamError, connect
 
@@ -32,12 +33,14 @@ class Pool:
         connect_timeout: float,
         pool_timeout: float,
         keep_idle: float = KEEP_IDLE_S,
+        tls: SSLContext | None = None,
     ) -> None:
-        """Timeouts in seconds."""
+        """Timeouts in seconds; ``tls`` as for :func:`connect`."""
         self._host, self._port = host, port
         self._limit = limit
         self._connect_timeout, self._pool_timeout = connect_timeout, pool_timeout
         self._keep_idle = keep_idle
+        self._tls = tls
         self._idle: list[UpstreamConnection] = []
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._reaper: asyncio.TimerHandle | None = None
@@ -67,7 +70,7 @@ class Pool:
                 kept = self._take_kept()
                 if kept is not None:
                     return kept
-            return await connect(self._host, self._port, self._connect_timeout)
+            return await connect(self._host, self._port, self._connect_timeout, self._tls)
         except BaseException:
             self._give_place()
             raise

@@ -13,6 +13,7 @@ from modeltainer.registry.keys import KeyRing
 from modeltainer.registry.launches import read_secret
 from modeltainer.registry.layout import Layout
 from modeltainer.registry.records import BadRecordError, Endpoint, LaunchSecret, State
+from modeltainer.tls import pinned
 
 KEYS_INTERVAL_S = 1.0
 """At most this long until a revoked key is refused."""
@@ -94,6 +95,7 @@ class RegistryFollower:
             started_unix=endpoint.started_unix,
             api_key=secret.key,
             nonce=secret.nonce,
+            certificate=secret.certificate,
             ends_unix=endpoint.ends_unix,
         )
         return target, secret
@@ -105,6 +107,8 @@ class RegistryFollower:
         secret = read_secret(folder)
         if not secret.key.isascii() or not secret.key.isprintable() or not secret.nonce:
             raise BadRecordError("its launch's key cannot be used in a header")
+        if secret.certificate is not None:
+            pinned(secret.certificate)
         return secret
 
     def _run(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from ssl import SSLCertVerificationError, SSLContext
 from typing import cast
 
 import httptools
@@ -338,17 +339,29 @@ class UpstreamConnection(asyncio.Protocol):
             self._head = ResponseHead()
 
 
-async def connect(host: str, port: int, timeout: float) -> UpstreamConnection:
+async def connect(
+    host: str, port: int, timeout: float, tls: SSLContext | None = None
+) -> UpstreamConnection:
     """Open a connection to an engine.
 
+    Args:
+        timeout: seconds, the TLS handshake included.
+        tls: what it must prove; None speaks plain HTTP.
+
     Raises:
-        ConnectError: refused, unreachable, no such host, or not within ``timeout`` seconds.
+        ConnectError: refused, unreachable, no such host, not within ``timeout``, or its certificate
+            is not the launch's own.
     """
     loop = asyncio.get_running_loop()
     try:
         _, protocol = await asyncio.wait_for(
-            loop.create_connection(lambda: UpstreamConnection(loop), host, port), timeout
+            loop.create_connection(lambda: UpstreamConnection(loop), host, port, ssl=tls), timeout
         )
+    except SSLCertVerificationError as error:
+        raise ConnectError(
+            "cannot connect to the engine: the certificate there is not this launch's "
+            f"({error.verify_message})"
+        ) from error
     except (OSError, asyncio.TimeoutError) as error:
         reason = str(error) or f"no answer within {timeout:g} s"
         raise ConnectError(f"cannot connect to the engine: {reason}") from error

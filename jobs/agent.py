@@ -24,6 +24,7 @@ from modeltainer.jobs import devices, ports
 from modeltainer.jobs.agent_log import AgentLog
 from modeltainer.jobs.diagnose import diagnose, no_command
 from modeltainer.jobs.engines import Engine, EngineStart, engine_for
+from modeltainer.jobs.engines.base import CERTIFICATE_FILE, PRIVATE_KEY_FILE
 from modeltainer.jobs.engines.options import BadOptionError
 from modeltainer.jobs.lifecycle import Act, Ask, Facts, Life, Limits, step
 from modeltainer.jobs.probe import NotYetError, Target, check_answers, check_identity
@@ -102,6 +103,7 @@ class Agent:
             aliases=spec.aliases,
             served_name=spec.model,
             context=spec.context,
+            tls=self._secret.certificate is not None,
             devices=facts.devices,
             gres=spec.gres,
             started_unix=self._started_unix,
@@ -247,6 +249,7 @@ class Agent:
                 self._secret.key,
                 spec.model,
                 self._secret.nonce,
+                self._secret.certificate,
             )
             try:
                 return self._watch(process, target, host, started, program)
@@ -268,9 +271,14 @@ class Agent:
         scratch = self._scratch()
         # The container sees the scratch folder as its /tmp.
         private = "/tmp" if contained else scratch  # noqa: S108
-        start = EngineStart(spec, bind, port, self._secret.nonce, internal, visible, private)
+        tls = self._secret.certificate is not None
+        start = EngineStart(spec, bind, port, self._secret.nonce, internal, visible, private, tls)
         command = self._engine.command(start)
-        for name, content in command.files.items():
+        files = dict(command.files)
+        if self._secret.certificate is not None and self._secret.private_key is not None:
+            files[CERTIFICATE_FILE] = self._secret.certificate
+            files[PRIVATE_KEY_FILE] = self._secret.private_key
+        for name, content in files.items():
             (Path(scratch) / name).write_text(content)
         secrets = {**self._secret.env, self._engine.key_variable: self._secret.key}
         if not contained or image is None:

@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from modeltainer.tls import pinned
+
 
 class NotYetError(RuntimeError):
     """The engine does not answer as it should, yet; says how."""
@@ -21,6 +23,8 @@ class Target:
     key: str
     served_name: str
     nonce: str
+    certificate: str | None = None
+    """PEM of the only certificate that is trusted there; None: plain HTTP."""
 
     def get(self, path: str, timeout_s: float = 5.0) -> tuple[int, bytes]:
         """Status and body of a GET.
@@ -37,7 +41,13 @@ class Target:
     def _exchange(
         self, method: str, path: str, body: bytes | None, timeout_s: float
     ) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
+        connection = (
+            http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
+            if self.certificate is None
+            else http.client.HTTPSConnection(
+                self.host, self.port, timeout=timeout_s, context=pinned(self.certificate)
+            )
+        )
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         try:
             connection.request(method, path, body, headers)

@@ -84,6 +84,8 @@ class Site:
     host_interface: str | None = None
     """Network interface whose address is registered (``ib0``); None takes the node's host name."""
     gpu_vendor: GpuVendor = "nvidia"
+    engine_tls: bool = False
+    """The engine speaks TLS, with a certificate that its launch's secret has."""
 
 
 @dataclass(frozen=True)

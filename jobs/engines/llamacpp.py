@@ -37,6 +37,7 @@ class LlamaCpp:
             *_model(start),
             *("--host", start.bind),
             *("--port", str(start.port)),
+            *start.tls_options("--ssl-cert-file", "--ssl-key-file"),
             "--metrics",
         ]
         if spec.context is not None:

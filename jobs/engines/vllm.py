@@ -44,6 +44,7 @@ class Vllm:
             *names,
             *("--host", start.bind),
             *("--port", str(start.port)),
+            *start.tls_options("--ssl-certfile", "--ssl-keyfile"),
         ]
         if spec.source.revision is not None:
             argv += ["--revision", spec.source.revision]

@@ -81,6 +81,11 @@ def launch_spec(
             f"{model}: the embedded runtime loads a local file; download the .gguf and give its "
             f"path in models.{model}.source"
         )
+    if runtime == "embedded" and site.engine_tls:
+        raise CannotLaunchError(
+            f"{model}: the embedded runtime has no TLS; leave site.engine_tls out, or set runtime: "
+            "apptainer or native"
+        )
     if section.engine == "llamacpp" and section.source.hub and section.source.revision:
         raise CannotLaunchError(
             f"{model}: llama-server downloads a repository's main revision only; download the "
@@ -108,6 +113,7 @@ def launch_spec(
             ports=_ports(site.ports),
             host_interface=site.host_interface,
             gpu_vendor=site.gpu_vendor,
+            engine_tls=site.engine_tls,
         ),
         aliases=section.aliases,
         image=image,

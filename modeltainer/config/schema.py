@@ -289,6 +289,9 @@ class SiteSection(Section):
     host_interface: str | None = None
     """Network interface to serve on (``ib0``); left out, the node's host name."""
     gpu_vendor: Literal["nvidia", "amd"] = "nvidia"
+    engine_tls: bool = False
+    """TLS from the gateway to the engines, each with a certificate of its own launch. Needs
+    ``pip install 'modeltainer[tls]'``."""
     defaults: ResourcesSection = ResourcesSection()
     """Resources of every model that does not say otherwise."""
     partitions: dict[str, PartitionSection] = Field(default_factory=dict)

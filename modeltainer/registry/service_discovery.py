@@ -50,6 +50,7 @@ def target_groups(
                 replica=str(one.replica),
                 node=one.node,
                 slurm_job=one.job_id,
+                **({"__scheme__": "https"} if one.tls else {}),
             )
         )
     return groups
