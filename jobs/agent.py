@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
+from modeltainer import core_files
 from modeltainer.jobs import devices, ports
 from modeltainer.jobs.agent_log import AgentLog
 from modeltainer.jobs.diagnose import diagnose, no_command
@@ -57,6 +58,7 @@ def run(launch_folder: str) -> None:
     Raises:
         LaunchFailedError: it failed; the cause is in the registry too.
     """
+    core_files.forbid()
     folder = Path(launch_folder)
     spec = launches.read_spec(folder)
     secret = launches.read_secret(folder)
