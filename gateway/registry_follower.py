@@ -47,6 +47,8 @@ class RegistryFollower:
         self._reader = EndpointReader(layout)
         self._interval_s, self._warn = interval_s, warn
         self._secrets: dict[tuple[str, float], LaunchSecret] = {}
+        self._targets: dict[str, tuple[Endpoint, Target]] = {}
+        """By endpoint file; the reader gives the same record again while the file stays."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
 
@@ -62,20 +64,26 @@ class RegistryFollower:
         """Read the registry once, in the calling thread."""
         sightings = tuple(self._reader.poll())
         problems = dict(self._reader.problems)
-        targets = []
+        targets: dict[str, tuple[Endpoint, Target]] = {}
         secrets: dict[tuple[str, float], LaunchSecret] = {}
         for seen in sightings:
             if not seen.alive or seen.endpoint.state is not State.READY:
                 continue
+            endpoint = seen.endpoint
+            known = self._targets.get(endpoint.key)
+            if known is not None and known[0] is endpoint:
+                targets[endpoint.key] = known
+                secrets[_identity(endpoint)] = self._secrets[_identity(endpoint)]
+                continue
             try:
                 target, secret = self._target(seen)
             except (OSError, BadRecordError, ValueError) as error:
-                problems[f"{seen.endpoint.key}.json"] = str(error)
+                problems[f"{endpoint.key}.json"] = str(error)
                 continue
-            secrets[_identity(seen.endpoint)] = secret
-            targets.append(target)
-        self._secrets = secrets
-        return Snapshot(tuple(targets), sightings, problems)
+            secrets[_identity(endpoint)] = secret
+            targets[endpoint.key] = (endpoint, target)
+        self._secrets, self._targets = secrets, targets
+        return Snapshot(tuple(target for _, target in targets.values()), sightings, problems)
 
     def _target(self, seen: Sighting) -> tuple[Target, LaunchSecret]:
         endpoint = seen.endpoint
