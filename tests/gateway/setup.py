@@ -178,13 +178,16 @@ class World:
             assert time.monotonic() < deadline, "did not come true in time"
             time.sleep(0.005)
 
+    def log_lines(self) -> list[dict[str, Any]]:
+        """Every event so far."""
+        return [json.loads(line) for line in self._log_file.read_text().splitlines()]
+
     def log(self, event: str) -> list[dict[str, Any]]:
         """Events of one kind, at least one (a request's line comes just after its answer)."""
         found: list[dict[str, Any]] = []
 
         def look() -> bool:
-            lines = [json.loads(line) for line in self._log_file.read_text().splitlines()]
-            found[:] = [line for line in lines if line["event"] == event]
+            found[:] = [line for line in self.log_lines() if line["event"] == event]
             return bool(found)
 
         self.until(look)
