@@ -12,6 +12,7 @@ import pytest
 
 from tests.bare_machine import TINY, BareMachine, bare_machine
 from tests.cluster.cache import cached, recipe_key
+from tests.vllm.environment import build
 
 PACKAGES = ("litellm==1.110.2", "langchain-openai==1.7.4")
 PROGRAM = Path(__file__).with_name("program.py")
@@ -44,3 +45,20 @@ def test_unchanged_clients(machine: BareMachine, python: str, library: str) -> N
     if library == "litellm":
         assert seen["usage"] == 8
         assert "nobody" in seen["refused"]
+
+
+@pytest.mark.vllm
+def test_vllm_bench_serve(machine: BareMachine) -> None:
+    """vLLM's own load generator, unchanged."""
+    environment = build()
+    done = machine.run(
+        *(str(environment / "bin" / "python"), "-m", "vllm.entrypoints.cli.main", "bench", "serve"),
+        *("--backend", "openai-chat", "--base-url", machine.environ["OPENAI_BASE_URL"][:-3]),
+        *("--endpoint", "/v1/chat/completions", "--model", "tiny"),
+        *("--tokenizer", str(environment / "tiny-llama"), "--dataset-name", "random"),
+        *("--random-input-len", "64", "--random-output-len", "8", "--num-prompts", "8"),
+        *("--save-result", "--result-filename", str(machine.folder / "bench.json")),
+    )
+    result = json.loads((machine.folder / "bench.json").read_text())
+    assert result["completed"] == 8, done.stdout
+    assert result["total_output_tokens"] == 64
