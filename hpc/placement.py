@@ -24,8 +24,9 @@ class PlacementError(Exception):
     ``code`` is one of ``no-such-partition``, ``partition-down``, ``no-such-node``,
     ``too-many-nodes``, ``no-gpus``,
     ``no-such-gpu-type``, ``no-such-mig-profile``, ``gpu-too-small``, ``too-many-gpus``,
-    ``not-enough-cpus``, ``not-enough-memory``, ``no-such-feature``, ``walltime-too-long`` and
-    ``account-not-allowed``; ``message`` says what is wrong, ``hint`` what to do.
+    ``not-enough-cpus``, ``not-enough-memory``, ``no-such-feature``, ``walltime-too-long``,
+    ``account-not-allowed`` and ``qos-not-allowed``; ``message`` says what is wrong, ``hint`` what
+    to do.
     """
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
@@ -146,6 +147,11 @@ def _needs(snapshot: Snapshot, resources: Resources, up: Sequence[Partition]) ->
             else f"account {resources.account!r} may not use partition {_names(before)}"
         ),
         "allowed: " + (", ".join(before[0].partition.allow_accounts or ()) or "others"),
+    )
+    yield lambda one: _qos_allowed(one.partition, resources), lambda before: PlacementError(
+        "qos-not-allowed",
+        f"QOS {resources.qos!r} may not use partition {_names(before)}",
+        "allowed: " + ", ".join(before[0].partition.allow_qos or ()),
     )
     if resources.nodelist:
         wished = frozenset(expand(resources.nodelist))
@@ -269,6 +275,12 @@ def _account_allowed(partition: Partition, resources: Resources) -> bool:
         return False
     allowed = partition.allow_accounts
     return allowed is None or resources.account is None or resources.account in allowed
+
+
+def _qos_allowed(partition: Partition, resources: Resources) -> bool:
+    return (
+        partition.allow_qos is None or resources.qos is None or resources.qos in partition.allow_qos
+    )
 
 
 def _uncertain(partition: Partition, resources: Resources) -> bool:

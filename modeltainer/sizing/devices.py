@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from modeltainer.hpc.mig import PROFILES, usable_mib
@@ -24,11 +25,40 @@ class Device:
     vendor_amd: bool = False
 
 
-def of_snapshot(snapshot: Snapshot, partition: str | None = None) -> tuple[Device, ...]:
+_CAPABILITIES = (
+    (60, r"p100"),
+    (61, r"p40|p4"),
+    (70, r"v100s?|titan.?v"),
+    (75, r"t4|titan.?rtx|(?:geforce.?)?rtx.?20\d\d(?:.?ti)?|2080.?ti|(?:quadro.?)?rtx.?[68]000"),
+    (80, r"a100x?|a30x?|a800"),
+    (
+        86,
+        r"a10g?|a40|a16|a2|(?:nvidia.?)?(?:rtx.?)?a[456]\d00|(?:geforce.?)?rtx.?30\d\d(?:.?ti)?|3090",
+    ),
+    (89, r"l4|l40s?|(?:geforce.?)?rtx.?40\d\d|4090|rtx.?6000.?ada"),
+    (90, r"h100|h200|h800|h20|gh200"),
+    (100, r"b200|gb200|b100|gb300|b300"),
+)
+"""Ten times the compute capability, and how sites spell such GPUs (developer.nvidia.com/cuda-gpus).
+"""
+
+
+def compute_capability(name: str) -> int | None:
+    """Ten times CUDA's compute capability of a GPU or slice by its GRES type; None if unknown."""
+    for capability, pattern in _CAPABILITIES:
+        if re.search(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])", name.lower()):
+            return capability
+    return None
+
+
+def of_snapshot(
+    snapshot: Snapshot, partition: str | None = None, *, usable: bool = False
+) -> tuple[Device, ...]:
     """The kinds that a cluster's partitions have, the smallest first.
 
     Args:
         partition: only these (``a,b``); None takes all that are up.
+        usable: leave out nodes that are down, drained or reserved.
     """
     wished = set((partition or "").split(",")) - {""}
     found: dict[str | None, tuple[int, list[str], bool, int | None]] = {}
@@ -36,7 +66,7 @@ def of_snapshot(snapshot: Snapshot, partition: str | None = None) -> tuple[Devic
         if not one.up or (wished and one.name not in wished):
             continue
         for node in snapshot.nodes_of(one):
-            for gres in node.gres:
+            for gres in node.gres if node.usable or not usable else ():
                 if not gres.is_gpu or not gres.count:
                     continue
                 count, names, _, _ = found.get(gres.type, (0, [], False, None))

@@ -9,11 +9,10 @@ a model alone. llama.cpp splits by layer, so any number of whole GPUs goes.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from modeltainer.sizing.devices import Device
+from modeltainer.sizing.devices import Device, compute_capability
 from modeltainer.sizing.memory import (
     CUDA_CONTEXT_MIB,
     VLLM_BATCHED_TOKENS,
@@ -31,7 +30,9 @@ OUTSIDE_MIB = 768
 """Left to the CUDA context and the driver: vLLM refuses to start when less than its share of the
 memory is free, and on a small slice 8 % are less than a context takes."""
 MAX_SEQUENCES_SHOWN = 4096
-_BEFORE_AMPERE = re.compile(r"(?<![a-z0-9])(t4|v100s?|p100|p40|titan.?rtx|.*2080.?ti)(?![a-z0-9])")
+_NEEDS = {"awq": 75, "fp8": 75, "mxfp4": 80, "bitsandbytes": 70, "gptq": 60}
+"""Ten times the compute capability that vLLM wants for quantized weights: ``get_min_capability`` in
+vllm/model_executor/layers/quantization, 0.22.1."""
 
 
 class CannotFitError(ValueError):
@@ -144,6 +145,8 @@ def _with(shape: ModelShape, device: Device, wish: Wish, gpus: int) -> Fit:
         )
     if gpus > device.per_node:
         return Fit(device, False, f"{gpus} are asked for, and a node has {device.per_node}")
+    if wish.engine == "vllm" and (refusal := _too_old(shape, device)):
+        return Fit(device, False, refusal)
     split = _split(shape, wish.engine, gpus)
     if isinstance(split, str):
         return Fit(device, False, split)
@@ -201,6 +204,18 @@ def _with(shape: ModelShape, device: Device, wish: Wish, gpus: int) -> Fit:
     )
 
 
+def _too_old(shape: ModelShape, device: Device) -> str | None:
+    """Why vLLM has no kernels for these weights there; None when it has, or nobody knows."""
+    needed = _NEEDS.get(shape.quantization or "")
+    has = compute_capability(device.name)
+    if needed is None or has is None or has >= needed:
+        return None
+    return (
+        f"vLLM's {shape.quantization} kernels need compute capability {needed / 10:g}, "
+        f"and this has {has / 10:g}"
+    )
+
+
 def _split(shape: ModelShape, engine: EngineName, gpus: int) -> tuple[int, int] | str:
     """Tensor and pipeline sizes for a number of GPUs, or why there are none."""
     if engine == "llamacpp":
@@ -249,7 +264,8 @@ def engine_flags(
     if device.is_slice:
         # vLLM chooses it by the parent's memory, which NVML reports (arg_utils).
         flags += ["--max-num-batched-tokens", str(VLLM_BATCHED_TOKENS)]
-    if shape.dtype == "bfloat16" and _BEFORE_AMPERE.search(device.name.lower()):
+    capability = compute_capability(device.name)
+    if shape.dtype == "bfloat16" and capability is not None and capability < 80:
         flags += ["--dtype", "half"]  # bfloat16 needs compute capability 8.0
     if tensor > 1:
         flags += ["--tensor-parallel-size", str(tensor)]

@@ -111,9 +111,15 @@ def size_launch(spec: LaunchSpec, shape: ModelShape, snapshot: Snapshot, given: 
         gpus=spec.resources.gpus if given.gpus or set(_PARALLEL) & set(arguments) else None,
         element_bytes=1 if "fp8" in str(arguments.get("kv-cache-dtype", "")) else 2,
     )
-    devices = _allowed(of_snapshot(snapshot, spec.resources.partition), spec.resources, given)
-    answers = fits(shape, devices, wish)
-    chosen = best(answers)
+    partition = spec.resources.partition
+    # What only a drained node has is asked for when nothing else will do.
+    for usable in (True, False):
+        found = of_snapshot(snapshot, partition, usable=usable)
+        devices = _allowed(found, spec.resources, given)
+        answers = fits(shape, devices, wish)
+        chosen = best(answers)
+        if chosen is not None:
+            break
     if chosen is None:
         uncertain = not devices or any(one.memory_mib is None for one in devices)
         if uncertain or given.gpu_type:

@@ -1,0 +1,147 @@
+"""From a model's config.json to the partition and the GPUs, on clusters of ten different makes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modeltainer.hpc.placement import PlacementError, place
+from modeltainer.hpc.snapshot import Snapshot, parse_nodes, parse_partitions
+from modeltainer.sizing.fit import CannotFitError
+from modeltainer.sizing.launch import Given, check_parallelism, size_launch
+from modeltainer.spec import LaunchSpec, Placement, Resources, Site, Source
+from modeltainer.weights.inspect import read_path
+from tests.weights.published import CONFIGS
+
+CLUSTERS = Path(__file__).parents[1] / "fixtures" / "clusters"
+HOUR = 3600
+
+
+def cluster(name: str) -> Snapshot:
+    text = (CLUSTERS / f"{name}.txt").read_text()
+    return Snapshot(parse_nodes(text), parse_partitions(text), (24, 11))
+
+
+def planned(
+    name: str,
+    model: str,
+    *,
+    given: Given | None = None,
+    args: dict[str, Any] | None = None,
+    **to: Any,
+) -> tuple[Placement, tuple[str, ...]]:
+    """Where ``up`` would put the model at 8192 tokens for four hours, and what sizing said."""
+    spec = LaunchSpec(
+        launch_id="x-r0-aaaaaa",
+        model="x",
+        replica=0,
+        engine="vllm",
+        runtime="apptainer",
+        source=Source("path", "/m"),
+        resources=replace(Resources(gpus=1, walltime_s=4 * HOUR), **to),
+        site=Site("/r", "/c"),
+        context=8192,
+        engine_args=args or {},
+    )
+    check_parallelism(spec)
+    snapshot = cluster(name)
+    sized = size_launch(spec, read_path(CONFIGS / f"{model}.json"), snapshot, given or Given())
+    return place(snapshot, sized.resources), sized.reasons
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "to", "partition", "gres"),
+    [
+        # No types: nothing tells the memory, so the number asked for stands.
+        ("untyped", "qwen2.5-7b", {}, "gpu", "gpu:1"),
+        ("untyped", "llama-3.1-70b", {"gpus": 4}, "gpu", "gpu:4"),
+        # The older GPU where it will do; AWQ has no kernels for it.
+        ("v100-and-a100", "gpt-oss-20b", {}, "gpu-a100", "gpu:a100:1"),
+        ("v100-and-a100", "phi-3-mini-4k", {}, "gpu-v100", "gpu:v100:1"),
+        ("v100-and-a100", "qwen2.5-7b-awq", {}, "gpu-a100", "gpu:a100:1"),
+        ("v100-and-a100", "qwen2.5-7b", {}, "gpu-a100", "gpu:a100:1"),
+        ("v100-and-a100", "llama-3.1-70b", {}, "gpu-a100", "gpu:a100:4"),
+        # 28 heads cannot be shared out over 3 GPUs; the layers can (pipeline parallelism).
+        ("v100-and-a100", "qwen2.5-7b", {"gpus": 3}, "gpu-v100", "gpu:v100:3"),
+        # The smallest slice that holds it; never several slices for one model.
+        ("mig-mix", "qwen2.5-7b-awq", {}, "mig", "gpu:a100_2g.10gb:1"),
+        ("mig-mix", "qwen2.5-7b-awq", {"walltime_s": HOUR}, "interactive", "gpu:a100_2g.10gb:1"),
+        ("mig-mix", "llama-3.1-8b", {}, "mig", "gpu:a100_3g.20gb:1"),
+        ("mig-mix", "qwen3-30b-a3b", {}, "full", "gpu:a100:2"),
+        # NVML's own names.
+        ("nvml-names", "qwen2.5-7b-awq", {}, "gpu", "gpu:nvidia_h100_80gb_hbm3_1g.10gb:1"),
+        ("nvml-names", "qwen2.5-7b", {}, "gpu", "gpu:nvidia_h100_80gb_hbm3_3g.40gb:1"),
+        ("nvml-names", "llama-3.1-70b", {}, "gpu", "gpu:nvidia_a100_80gb_pcie:2"),
+        # AMD, by the same rules.
+        ("amd", "qwen2.5-7b", {}, "rocm", "gpu:mi210:1"),
+        ("amd", "llama-3.1-70b", {}, "big", "gpu:mi300x:1"),
+        ("amd", "deepseek-v3", {}, "big", "gpu:mi300x:4"),
+        # Partitions that are not for everybody.
+        ("accounts-and-qos", "qwen2.5-7b", {}, "standard", "gpu:a100:1"),
+        ("accounts-and-qos", "llama-3.1-70b", {"account": "bio"}, "priority", "gpu:a100:4"),
+        # What only a drained node has comes last, even when it would need fewer GPUs.
+        ("drained", "qwen3-30b-a3b", {}, "gpu", "gpu:a100:2"),
+        # Preemptible GPUs for what nothing else holds.
+        ("scavenger", "qwen2.5-7b", {}, "general", "gpu:rtx_a6000:1"),
+        ("scavenger", "deepseek-v3", {}, "scavenge", "gpu:h200:8"),
+        ("scavenger", "deepseek-v3", {"account": "lab7"}, "owner", "gpu:h200:8"),
+        ("gh200", "llama-3.1-70b", {}, "normal", "gpu:gh200:2"),
+    ],
+)
+def test_where_it_goes(
+    name: str, model: str, to: dict[str, Any], partition: str, gres: str
+) -> None:
+    given = Given(gpus="gpus" in to)
+    placed, reasons = planned(name, model, given=given, **to)
+    assert (placed.partition, placed.gres) == (partition, gres)
+    assert reasons
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "to", "says"),
+    [
+        ("cpu-only", "qwen2.5-7b", {}, "resources.gpus: 0 makes it a CPU job"),
+        ("drained", "deepseek-v3", {}, "nothing here holds it (a100, h100)"),
+        ("mig-mix", "llama-3.1-70b", {"partition": "mig"}, "nothing here holds it"),
+        ("mig-mix", "llama-3.1-8b", {"gpus": 2, "mig": "1g.5gb"}, "does not cross MIG slices"),
+        ("v100-and-a100", "qwen2.5-7b-awq", {"partition": "gpu-v100"}, "compute capability 7.5"),
+        ("v100-and-a100", "qwen2.5-7b", {"walltime_s": 9 * HOUR}, "at most 08:00:00"),
+        (
+            "accounts-and-qos",
+            "qwen2.5-7b",
+            {"partition": "priority", "account": "x"},
+            "allowed: hep, bio",
+        ),
+        (
+            "accounts-and-qos",
+            "qwen2.5-7b",
+            {"partition": "standard", "qos": "gold"},
+            "normal, long",
+        ),
+        ("gh200", "deepseek-v3", {}, "nothing here holds it (gh200)"),
+    ],
+)
+def test_what_is_refused(name: str, model: str, to: dict[str, Any], says: str) -> None:
+    given = Given(gpus="gpus" in to, mig="mig" in to)
+    with pytest.raises((PlacementError, CannotFitError)) as refused:
+        planned(name, model, given=given, **to)
+    assert says in str(refused.value)
+
+
+def test_a_split_that_cannot_be_is_named_with_those_that_can() -> None:
+    with pytest.raises(CannotFitError, match=r"sizes that go: 1, 2, 4\)"):
+        planned("v100-and-a100", "qwen2.5-7b", args={"tensor-parallel-size": 3})
+
+
+def test_what_the_user_gives_is_not_changed() -> None:
+    placed, reasons = planned(
+        "nvml-names",
+        "qwen2.5-7b",
+        given=Given(gpus=True, gpu_memory=True),
+        gpu_memory_mib=70 * 1024,
+    )
+    assert placed.gres == "gpu:nvidia_a100_80gb_pcie:1"
+    assert reasons[-1] == "not sized: resources.gpu_memory is given"
