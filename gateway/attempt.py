@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -54,12 +54,11 @@ async def begin(
         EngineError: a stream whose first event is an error.
         UpstreamError: died, not HTTP, or nothing came in time.
     """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + patience.limit_s
+    deadline = time.monotonic() + patience.limit_s
 
     async def patiently(wait: Callable[[float], Awaitable[None]]) -> None:
         while True:
-            left = max(0.001, deadline - loop.time())
+            left = max(0.001, deadline - time.monotonic())
             if patience.ping is None or left <= patience.ping_every_s:
                 await wait(left)
                 return

@@ -7,7 +7,7 @@ failure opens it again for twice as long. What counts as a failure is :func:`cou
 
 from __future__ import annotations
 
-import asyncio
+import time
 from enum import Enum
 
 FAILURES = 5
@@ -92,9 +92,9 @@ class Breaker:
 class Trial:
     """One request's dealings with a breaker: begun at once, judged at most once."""
 
-    def __init__(self, breaker: Breaker, loop: asyncio.AbstractEventLoop) -> None:
-        self._breaker, self._loop = breaker, loop
-        self._probe = breaker.begin(loop.time())
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+        self._probe = breaker.begin(time.monotonic())
         self._judged = False
 
     def answered(self, status: int) -> None:
@@ -109,7 +109,7 @@ class Trial:
         """No answer came."""
         if not self._judged:
             self._judged = True
-            self._breaker.failed(self._loop.time(), self._probe)
+            self._breaker.failed(time.monotonic(), self._probe)
 
     def end(self) -> None:
         """The request is over, with or without a verdict."""

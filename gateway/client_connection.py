@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -24,6 +25,30 @@ class ClientConnection:
 
     def __init__(self, cycle: RequestResponseCycle, transport: asyncio.Transport) -> None:
         self._cycle, self._transport = cycle, transport
+        self._when_lost: Callable[[], None] | None = None
+        self._lost = False
+
+    def when_lost(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called when the client is gone; at once where it is already."""
+        if self._lost:
+            callback()
+        else:
+            self._when_lost = callback
+
+    @property
+    def over(self) -> bool:
+        """The answer is complete: nobody waits for the client any more."""
+        return bool(self._cycle.response_complete)
+
+    def forget(self) -> None:
+        """The request is over; nobody is to be called (and no reference cycle stays)."""
+        self._when_lost = None
+
+    def lost(self) -> None:
+        """Called by the protocol."""
+        self._lost = True
+        if self._when_lost is not None:
+            self._when_lost()
 
     def close_after_answer(self) -> None:
         """Let no further request come on it."""
@@ -44,6 +69,13 @@ class ClientProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._before_body = True
         self._deaf = False
+        self._requests: list[ClientConnection] = []
+        """Under way here: one, or several that were sent without waiting for answers."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for request in self._requests:
+            request.lost()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -75,8 +107,10 @@ class ClientProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         cycle: Any = self.cycle
         if cycle is not None:
+            request = ClientConnection(cycle, self.transport)
+            self._requests = [request, *(one for one in self._requests if not one.over)]
             scope: Any = self.scope
-            scope["extensions"] = {EXTENSION: ClientConnection(cycle, self.transport)}
+            scope["extensions"] = {EXTENSION: request}
 
     def send_400_response(self, msg: str) -> None:
         body = error_document(Family.OPENAI, 400, msg.rstrip("."), "invalid_http")
@@ -88,6 +122,6 @@ class ClientProtocol(HttpToolsProtocol):
 
 
 def client_connection(scope: Scope) -> ClientConnection | None:
-    """The extension, where the server offers it."""
-    found = scope.get("extensions", {}).get(EXTENSION)
+    """The extension, where the server offers it; taken out of the scope, which it refers to."""
+    found = scope.get("extensions", {}).pop(EXTENSION, None)
     return found if isinstance(found, ClientConnection) else None

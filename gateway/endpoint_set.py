@@ -129,14 +129,14 @@ class EndpointSet:
     def opens_in(self, model: str) -> float | None:
         """Seconds until the first of a model's endpoints is let have a request again; None when
         that is not what keeps it from one."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         candidates = self.table.candidates(model)
         if not candidates or self._open(model):
             return None
         return min(self._live[one.key].breaker.opens_in(now) for one in candidates)
 
     def _open(self, model: str) -> list[Target]:
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         candidates = self.table.candidates(model)
         return [one for one in candidates if self._live[one.key].breaker.admits(now)]
 

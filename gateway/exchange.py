@@ -26,7 +26,7 @@ class Interruption(Enum):
     TIMEOUT = "timeout"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Exchange:
     """One request; at its end it becomes a log line."""
 
@@ -89,6 +89,10 @@ class Exchange:
         if not self.over and self.interrupted is None and self.task is not None:
             self.interrupted = why
             self.task.cancel()
+
+    def leave(self) -> None:
+        """The client has left."""
+        self.interrupt(Interruption.CLIENT_GONE)
 
     def tokens_used(self) -> int:
         """Tokens to charge: the engine's count; for what broke off before it, the events that have

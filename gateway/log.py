@@ -30,12 +30,17 @@ class JsonLog:
             else os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         )
         self._lock = threading.Lock()
+        self._stamp = (0, "")
+        """A second and how it is written: most lines come in the second of the line before."""
 
     def event(self, level: str, event: str, **fields: Any) -> None:
         """Write one line; fields that are None are left out. JSON escapes line breaks, so one
         event is always one line. A log that cannot be written never fails a request."""
         now = time.time()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+        second, stamp = self._stamp
+        if second != int(now):
+            second, stamp = int(now), time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+            self._stamp = second, stamp
         line = {"time": f"{stamp}.{int(now % 1 * 1000):03}Z", "level": level, "event": event}
         line.update((name, value) for name, value in fields.items() if value is not None)
         data = msgspec.json.encode(line, enc_hook=str) + b"\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from ssl import SSLContext
@@ -102,7 +103,7 @@ class Pool:
         self._idle.clear()
 
     def _take_kept(self) -> UpstreamConnection | None:
-        oldest = asyncio.get_running_loop().time() - self._keep_idle
+        oldest = time.monotonic() - self._keep_idle
         while self._idle:
             connection = self._idle.pop()
             if connection.reusable and connection.idle_since > oldest:
@@ -145,7 +146,7 @@ class Pool:
 
     def _reap(self) -> None:
         self._reaper = None
-        oldest = asyncio.get_running_loop().time() - self._keep_idle
+        oldest = time.monotonic() - self._keep_idle
         kept = []
         for connection in self._idle:
             if connection.reusable and connection.idle_since > oldest:

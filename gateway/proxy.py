@@ -92,6 +92,7 @@ class Proxy:
         self._limiter = Limiter()
         self._budget = BodyBudget(settings.max_buffered_bytes)
         self._running: set[Exchange] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
@@ -123,13 +124,15 @@ class Proxy:
             send,
             client_connection(scope),
         )
-        exchange.task = asyncio.current_task()
+        # Each look at the running loop asks the kernel for the process id (Python below 3.12).
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        exchange.task = asyncio.current_task(loop)
         self._running.add(exchange)
         self._idle.clear()
         watch: asyncio.Task[None] | None = None
         alarm: asyncio.TimerHandle | None = None
         if self._settings.total_timeout is not None:
-            alarm = asyncio.get_running_loop().call_later(
+            alarm = loop.call_later(
                 self._settings.total_timeout, exchange.interrupt, Interruption.TIMEOUT
             )
         try:
@@ -137,7 +140,7 @@ class Proxy:
                 key = await self._admit(exchange)
                 data = await self._read(exchange, receive)
                 # The request is read, so the only thing still to come is the client's leaving.
-                watch = asyncio.create_task(_watch(receive, exchange))
+                watch = self._watch(exchange, receive)
                 exchange.read_at = time.monotonic()
                 body = parse(data) if route.form == "json" else parse_form(data, headers)
                 await self._serve(exchange, key, body)
@@ -161,16 +164,37 @@ class Proxy:
             fault = GatewayError(500, "the gateway failed on this request", "internal_error")
             await self._refuse(exchange, fault)
         finally:
-            exchange.over = True
-            self._running.discard(exchange)
-            if not self._running:
-                self._idle.set()
             if watch is not None:
                 watch.cancel()
             if alarm is not None:
                 alarm.cancel()
-            self._give_back(exchange)
-            self._write_log(exchange)
+            self._finish(exchange)
+
+    def _watch(self, exchange: Exchange, receive: Receive) -> asyncio.Task[None] | None:
+        """Have the exchange broken off when its client leaves."""
+        if exchange.client is not None:
+            exchange.client.when_lost(exchange.leave)
+            return None
+
+        async def watch() -> None:
+            with contextlib.suppress(asyncio.CancelledError):
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                exchange.leave()
+
+        return asyncio.create_task(watch())
+
+    def _finish(self, exchange: Exchange) -> None:
+        exchange.over = True
+        self._running.discard(exchange)
+        if not self._running:
+            self._idle.set()
+        # What refers to each other would wait for the garbage collector.
+        if exchange.client is not None:
+            exchange.client.forget()
+        exchange.task = None
+        self._give_back(exchange)
+        self._write_log(exchange)
 
     async def _admit(self, exchange: Exchange) -> KeyRecord:
         key = await self._authenticator.admit(exchange.headers)
@@ -360,10 +384,9 @@ class Proxy:
     ) -> UpstreamError | None:
         """One try on one endpoint; the error when no answer has begun, else None. ``another``:
         there is one more to try."""
-        loop = asyncio.get_running_loop()
         live.outstanding += 1
         live.requests += 1
-        trial = Trial(live.breaker, loop)
+        trial = Trial(live.breaker)
         try:
             return await self._ask(exchange, live, body, another, trial)
         except ConnectError as error:
@@ -550,13 +573,6 @@ def _too_large(limit: int) -> GatewayError:
         "request_too_large",
         close=True,
     )
-
-
-async def _watch(receive: Receive, exchange: Exchange) -> None:
-    with contextlib.suppress(asyncio.CancelledError):
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        exchange.interrupt(Interruption.CLIENT_GONE)
 
 
 def _uncancel(exchange: Exchange) -> None:

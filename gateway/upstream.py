@@ -7,6 +7,7 @@ beyond :data:`HIGH_WATER` reading stops, so that an engine is never read faster 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ssl import SSLCertVerificationError, SSLContext
@@ -208,7 +209,7 @@ class UpstreamConnection(asyncio.Protocol):
         """No request is under way: anything that arrives now closes the connection."""
         self._busy = False
         self._cancel_timer()
-        self.idle_since = self._loop.time()
+        self.idle_since = time.monotonic()
 
     def _check(self) -> None:
         if self._error is not None:

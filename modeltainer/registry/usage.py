@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -14,12 +14,12 @@ import msgspec
 from modeltainer.registry.layout import Layout
 
 _FILE = re.compile(r"(\d{4}-\d{2}-\d{2})\.[A-Za-z0-9._-]+\.jsonl")
+DAY_S = 86400
 By = Literal["key", "model", "day", "user"]
 
 
-@dataclass(frozen=True)
-class UsageRecord:
-    """One request that reached an engine."""
+class UsageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One request that reached an engine. In files, fields at their defaults are left out."""
 
     unix: float
     key_id: str
@@ -69,9 +69,11 @@ def append(layout: Layout, host: str, records: Sequence[UsageRecord]) -> None:
         OSError: the registry cannot be written.
     """
     by_day: dict[str, list[bytes]] = {}
+    day, ends_unix = "", 0.0
     for record in records:
-        kept = {name: value for name, value in asdict(record).items() if value is not None}
-        by_day.setdefault(day_of(record.unix), []).append(msgspec.json.encode(kept) + b"\n")
+        if not ends_unix - DAY_S <= record.unix < ends_unix:
+            day, ends_unix = day_of(record.unix), (record.unix // DAY_S + 1) * DAY_S
+        by_day.setdefault(day, []).append(msgspec.json.encode(record) + b"\n")
     layout.usage.mkdir(mode=0o700, parents=True, exist_ok=True)
     for day, lines in by_day.items():
         file = layout.usage / f"{day}.{host}.jsonl"
