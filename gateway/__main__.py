@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from modeltainer.config.load import load
     from modeltainer.config.problems import ConfigError
-    from modeltainer.gateway.listening import CannotListenError
+    from modeltainer.gateway.listening import CannotStartError
     from modeltainer.gateway.serve import serve
     from modeltainer.registry.layout import Layout
 
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    except (CannotListenError, OSError) as error:
+    except (CannotStartError, OSError) as error:
         print(f"gateway: {error}", file=sys.stderr)
         return 3
     return 0

@@ -29,6 +29,7 @@ from modeltainer.gateway.proxy import Proxy
 from modeltainer.gateway.registry_follower import RegistryFollower, Snapshot
 from modeltainer.gateway.settings import GatewaySettings
 from modeltainer.gateway.standing import Standing, progress
+from modeltainer.gateway.tracing import Tracer
 from modeltainer.registry.keys import KeyRing
 from modeltainer.registry.layout import Layout
 from modeltainer.view import Row
@@ -62,6 +63,7 @@ class Gateway:
         ring.refresh()
         self.metrics = Metrics()
         self.accounting = Accounting(layout, self.metrics, log, write=settings.usage)
+        self._tracer = Tracer() if settings.tracing else None
         self.book = DemandBook(layout, warn=lambda message: log.warning("demand", message=message))
         self.proxy = Proxy(
             settings,
@@ -73,6 +75,7 @@ class Gateway:
             log=log,
             cold_start=ColdStart(settings.cold_start, layout, self.endpoints, log),
             book=self.book,
+            tracer=self._tracer,
         )
         self._add_gauges()
         self._ring = ring
@@ -149,6 +152,8 @@ class Gateway:
         if self._watch is not None:
             self._watch.cancel()
         await self.accounting.stop()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
         self.book.stop()
         self.endpoints.close()
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modeltainer.gateway.client_connection import ClientConnection
 from modeltainer.gateway.errors import Headers, Send
@@ -16,6 +16,9 @@ from modeltainer.gateway.paths import Route
 from modeltainer.gateway.relay import Progress
 from modeltainer.gateway.token_meter import Meter
 from modeltainer.registry.keys import KeyRecord
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 
 class Interruption(Enum):
@@ -62,6 +65,8 @@ class Exchange:
     interrupted: Interruption | None = None
     task: asyncio.Task[Any] | None = None
     over: bool = False
+    span: Span | None = None
+    """Its trace, where traces are kept."""
 
     @property
     def target(self) -> str:

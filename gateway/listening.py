@@ -22,7 +22,7 @@ MAX_SOCKET_PATH = 107
 """Bytes, unix(7)."""
 
 
-class CannotListenError(RuntimeError):
+class CannotStartError(RuntimeError):
     """The gateway cannot start; the message says why and what to do."""
 
 
@@ -33,7 +33,7 @@ def runtime_folder() -> Path:
     is meant to stay; so it is taken only then, else ``/tmp/modeltainer-UID``.
 
     Raises:
-        CannotListenError: somebody else made the folder, or others may enter it.
+        CannotStartError: somebody else made the folder, or others may enter it.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and _lingers():
@@ -45,24 +45,24 @@ def private_folder(folder: Path) -> Path:
     """Make a folder, or check that it is a real one, ours, and closed to others.
 
     Raises:
-        CannotListenError: it is not.
+        CannotStartError: it is not.
     """
     try:
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         found = folder.lstat()
     except OSError as error:
-        raise CannotListenError(
+        raise CannotStartError(
             f"cannot use {folder}: {error.strerror}; set gateway.socket to a path in a folder of "
             "this host that only you can enter"
         ) from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise CannotListenError(
+        raise CannotStartError(
             f"{folder} is not a folder of yours (owner: uid {found.st_uid}); set gateway.socket to "
             "a path in a folder that only you can enter"
         )
     if found.st_mode & 0o077:
-        raise CannotListenError(
+        raise CannotStartError(
             f"{folder} is open to others (mode {found.st_mode & 0o777:o}); run: chmod 700 {folder}"
         )
     return folder
@@ -83,7 +83,7 @@ def socket_path(settings: GatewaySettings, layout: Layout) -> Path:
     user may have several.
 
     Raises:
-        CannotListenError: no safe folder, or the path is too long for a socket.
+        CannotStartError: no safe folder, or the path is too long for a socket.
     """
     if settings.socket is None:
         path = runtime_folder() / f"gateway-{_tag(layout)}.sock"
@@ -91,7 +91,7 @@ def socket_path(settings: GatewaySettings, layout: Layout) -> Path:
         chosen = Path(os.path.expandvars(settings.socket)).expanduser().absolute()
         path = private_folder(chosen.parent) / chosen.name
     if len(os.fsencode(path)) > MAX_SOCKET_PATH:
-        raise CannotListenError(
+        raise CannotStartError(
             f"{path} is too long for a Unix socket ({MAX_SOCKET_PATH} bytes); set gateway.socket"
         )
     return path
@@ -102,7 +102,7 @@ def take_lock(layout: Layout) -> int | None:
     when another process has it. The kernel lets go when the process ends, however it ends.
 
     Raises:
-        CannotListenError: no safe folder.
+        CannotStartError: no safe folder.
     """
     path = runtime_folder() / f"gateway-{_tag(layout)}.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -118,7 +118,7 @@ def bind(settings: GatewaySettings, layout: Layout) -> socket.socket:
     """A bound socket; the lock must be held, as a leftover socket file is replaced.
 
     Raises:
-        CannotListenError: the address is taken or not ours to use.
+        CannotStartError: the address is taken or not ours to use.
     """
     if settings.listen == "unix":
         return _bind_unix(socket_path(settings, layout))
@@ -129,7 +129,7 @@ def bind(settings: GatewaySettings, layout: Layout) -> socket.socket:
         listener.bind((settings.host, settings.port))
     except OSError as error:
         listener.close()
-        raise CannotListenError(
+        raise CannotStartError(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; set gateway.port "
             "(0 takes any free one), or gateway.listen: unix"
         ) from error
@@ -139,9 +139,9 @@ def bind(settings: GatewaySettings, layout: Layout) -> socket.socket:
 def _bind_unix(path: Path) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise CannotListenError(f"{path} exists and is not a socket; set gateway.socket")
+            raise CannotStartError(f"{path} exists and is not a socket; set gateway.socket")
         if _answers(path):
-            raise CannotListenError(f"another program listens on {path}; set gateway.socket")
+            raise CannotStartError(f"another program listens on {path}; set gateway.socket")
         path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
@@ -149,7 +149,7 @@ def _bind_unix(path: Path) -> socket.socket:
         listener.bind(str(path))
     except OSError as error:
         listener.close()
-        raise CannotListenError(f"cannot listen on {path}: {error.strerror}") from error
+        raise CannotStartError(f"cannot listen on {path}: {error.strerror}") from error
     finally:
         os.umask(before)
     return listener

@@ -40,6 +40,7 @@ from modeltainer.gateway.routing import unknown_model
 from modeltainer.gateway.settings import GatewaySettings
 from modeltainer.gateway.standing import Standing, explain
 from modeltainer.gateway.token_meter import JsonMeter, StreamMeter
+from modeltainer.gateway.tracing import Tracer, traceparent_of
 from modeltainer.gateway.upstream import (
     ConnectError,
     ConnectionDiedError,
@@ -84,7 +85,9 @@ class Proxy:
         log: JsonLog,
         cold_start: ColdStart,
         book: DemandBook,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._accounting, self._metrics = accounting, metrics
         self._settings, self._endpoints = settings, endpoints
         self._cold_start, self._book = cold_start, book
@@ -129,6 +132,8 @@ class Proxy:
         exchange.task = asyncio.current_task(loop)
         self._running.add(exchange)
         self._idle.clear()
+        if self._tracer is not None:
+            exchange.span = self._tracer.begin(exchange)
         watch: asyncio.Task[None] | None = None
         alarm: asyncio.TimerHandle | None = None
         if self._settings.total_timeout is not None:
@@ -419,7 +424,11 @@ class Proxy:
             target,
             length,
             rid=exchange.request_id,
-            trace=traceparent(exchange.headers),
+            trace=(
+                traceparent(exchange.headers)
+                if exchange.span is None
+                else traceparent_of(exchange.span)
+            ),
         )
         request = (top + b"".join(pieces),) if length < 65536 else (top, *pieces)
         patience = self._patience(exchange, another)
@@ -484,6 +493,8 @@ class Proxy:
         progress = exchange.progress
         status = 499 if exchange.client_gone and not progress.started else progress.status
         self._accounting.count(exchange, status)
+        if self._tracer is not None and exchange.span is not None:
+            self._tracer.end(exchange, exchange.span, status)
         self._log.event(
             "warning" if progress.error and progress.status not in range(400, 500) else "info",
             "request",

@@ -21,7 +21,7 @@ from modeltainer import core_files
 from modeltainer.gateway import address as state
 from modeltainer.gateway.address import GatewayAddress
 from modeltainer.gateway.app import Gateway, build
-from modeltainer.gateway.listening import CannotListenError, bind, take_lock
+from modeltainer.gateway.listening import CannotStartError, bind, take_lock
 from modeltainer.gateway.log import JsonLog, ServerLogHandler
 from modeltainer.gateway.reconciler_process import ReconcilerProcess
 from modeltainer.gateway.settings import GatewaySettings
@@ -35,7 +35,7 @@ _LAST_WORDS_S = 2
 """For clients to take their error frames after the drain's deadline."""
 
 
-class AlreadyRunningError(CannotListenError):
+class AlreadyRunningError(CannotStartError):
     """This registry has a gateway on this host."""
 
 
@@ -105,7 +105,7 @@ def serve(
 
     Raises:
         AlreadyRunningError: this registry has a gateway on this host.
-        CannotListenError: the address cannot be used.
+        CannotStartError: the address cannot be used.
         ConfigError: models.yaml cannot be used.
         OSError: the registry or the log cannot be written.
     """

@@ -80,6 +80,9 @@ class GatewaySettings(BaseModel):
     poll_interval: Annotated[float, Field(gt=0, le=60)] = 1.0
     """Between two looks at the registry."""
 
+    tracing: bool = False
+    """Send a span of each request by OpenTelemetry's OTLP, to where ``OTEL_EXPORTER_OTLP_ENDPOINT``
+    says. Needs ``pip install 'modeltainer[otel]'``."""
     reconcile: bool = True
     """Keep up what ``mt-submit up --keep`` has declared, for as long as the gateway runs."""
     cold_start: ColdStartSettings = ColdStartSettings()

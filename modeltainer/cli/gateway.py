@@ -94,7 +94,7 @@ def _settings(invocation: Invocation, changes: dict[str, Any]) -> GatewaySetting
 
 
 def _serve(invocation: Invocation, settings: GatewaySettings, log: Path | None) -> None:
-    from modeltainer.gateway.listening import CannotListenError
+    from modeltainer.gateway.listening import CannotStartError
     from modeltainer.gateway.serve import serve
 
     def announce(address: GatewayAddress) -> None:
@@ -108,7 +108,7 @@ def _serve(invocation: Invocation, settings: GatewaySettings, log: Path | None) 
             log_file=log,
             announce=announce,
         )
-    except CannotListenError as error:
+    except CannotStartError as error:
         message, _, hint = str(error).partition("; ")
         raise Failure(message, hint) from error
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.cluster import Cluster
+from tests.compose.plugin import config
 from tests.docs.code_blocks import ROOT, fenced
+from tests.tiny_gguf import write_tiny_gguf
 
 QUICKSTART = ROOT / "docs" / "quickstart"
 
@@ -55,3 +57,32 @@ def test_on_a_laptop(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "ready" in done.stderr
+
+
+def test_on_a_workstation(tmp_path: Path) -> None:
+    """What needs no Docker is typed; what Docker would read is read by its compose plugin."""
+    page = QUICKSTART / "workstation.md"
+    _, render, start = fenced(page, "sh")
+    [models] = fenced(page, "yaml")
+    (tmp_path / "models").mkdir()
+    write_tiny_gguf(tmp_path / "models" / "small.gguf")
+    (tmp_path / "models.yaml").write_text(models)
+    if os.getuid() == 0:  # the services are nobody's but their user's
+        render = render.replace("compose small", "compose small --user 10001:10001")
+    environ = {"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash"],
+        input="set -ex\n" + render,
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in start.splitlines() if line.startswith("docker compose")]
+    assert all(line.startswith("docker compose -f ~/llm/compose.yaml") for line in lines)
+    services = config(tmp_path / "llm" / "compose.yaml", ["cpu"])["services"]
+    assert {"gateway", "registrar", "engine-small-r0"} <= services.keys()
+    assert services["gateway"]["ports"][0]["published"] == "8000"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from modeltainer.gateway import address
 from modeltainer.gateway.config_watch import Settled
-from modeltainer.gateway.listening import CannotListenError, bind, private_folder, socket_path
+from modeltainer.gateway.listening import CannotStartError, bind, private_folder, socket_path
 from modeltainer.gateway.settings import GatewaySettings
 from modeltainer.registry.layout import Layout
 from tests.engine.scripted import STREAM_HEAD, Gate, Send, piece, token
@@ -227,18 +227,18 @@ def test_folders_that_are_not_private_are_refused(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir(mode=0o700)
     link.symlink_to(tmp_path / "real")
     for folder, words in ((open_folder, "open to others"), (link, "not a folder of yours")):
-        with pytest.raises(CannotListenError, match=words):
+        with pytest.raises(CannotStartError, match=words):
             socket_path(GatewaySettings(socket=folder / "s"), layout)
-    with pytest.raises(CannotListenError, match="cannot use"):
+    with pytest.raises(CannotStartError, match="cannot use"):
         private_folder(tmp_path / "missing" / "deeper")
     if os.getuid() == 0:
         foreign = tmp_path / "foreign"
         foreign.mkdir(mode=0o700)
         os.chown(foreign, 12345, -1)
-        with pytest.raises(CannotListenError, match="not a folder of yours"):
+        with pytest.raises(CannotStartError, match="not a folder of yours"):
             private_folder(foreign)
     long = tmp_path / "real" / ("x" * 120)
-    with pytest.raises(CannotListenError, match="too long"):
+    with pytest.raises(CannotStartError, match="too long"):
         socket_path(GatewaySettings(socket=long), layout)
 
 
@@ -248,18 +248,18 @@ def test_addresses_in_use(tmp_path: Path) -> None:
     settings = GatewaySettings(socket=folder / "s")
     first = bind(settings, layout)
     first.listen()
-    with pytest.raises(CannotListenError, match="another program listens"):
+    with pytest.raises(CannotStartError, match="another program listens"):
         bind(settings, layout)
     first.close()
     bind(settings, layout).close()  # a leftover socket is replaced
     (folder / "s").unlink()
     (folder / "s").write_text("precious")
-    with pytest.raises(CannotListenError, match="not a socket"):
+    with pytest.raises(CannotStartError, match="not a socket"):
         bind(settings, layout)
     taken = bind(GatewaySettings(listen="tcp", port=0), layout)
     taken.listen()
     port = taken.getsockname()[1]
-    with pytest.raises(CannotListenError, match=f"cannot listen on 127.0.0.1:{port}"):
+    with pytest.raises(CannotStartError, match=f"cannot listen on 127.0.0.1:{port}"):
         bind(GatewaySettings(listen="tcp", port=port), layout)
     taken.close()
 

@@ -143,6 +143,8 @@ def test_prometheus_scrapes_what_the_registry_has(
                     )
                 except httpx.HTTPError:
                     return []
+                if answer.status_code != 200:
+                    return []  # it listens, and is not ready yet
                 found: list[dict[str, Any]] = answer.json()["data"]["result"]
                 return found
 
