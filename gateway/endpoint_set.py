@@ -29,6 +29,7 @@ class LiveEndpoint:
         self.pool = Pool(
             target.host,
             target.port,
+            certificate=target.certificate,
             limit=settings.max_connections,
             connect_timeout=settings.connect_timeout,
             pool_timeout=settings.pool_timeout,

@@ -56,7 +56,7 @@ async def _list(
         "Accept: application/json\r\nAccept-Encoding: identity\r\nConnection: close\r\n\r\n"
     ).encode("latin-1")
     try:
-        connection = await connect(target.host, target.port, connect_timeout)
+        connection = await connect(target.host, target.port, connect_timeout, target.certificate)
         try:
             await connection.send((request,), timeout)
             head = await connection.head(timeout)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
 
 from modeltainer.gateway.upstream import ConnectError, UpstreamConnection, UpstreamError, connect
 
 KEEP_IDLE_S = 4.0
 """vLLM's server (uvicorn) closes idle connections after 5 s; ours must be given up sooner."""
-
-Connect = Callable[[str, int, float], Awaitable[UpstreamConnection]]
 
 
 class PoolTimeoutError(UpstreamError):
@@ -28,13 +25,14 @@ class Pool:
         host: str,
         port: int,
         *,
+        certificate: str | None = None,
         limit: int,
         connect_timeout: float,
         pool_timeout: float,
         keep_idle: float = KEEP_IDLE_S,
     ) -> None:
-        """Timeouts in seconds."""
-        self._host, self._port = host, port
+        """Timeouts in seconds. ``certificate``: as :func:`connect` takes it."""
+        self._host, self._port, self._certificate = host, port, certificate
         self._limit = limit
         self._connect_timeout, self._pool_timeout = connect_timeout, pool_timeout
         self._keep_idle = keep_idle
@@ -67,7 +65,7 @@ class Pool:
                 kept = self._take_kept()
                 if kept is not None:
                     return kept
-            return await connect(self._host, self._port, self._connect_timeout)
+            return await connect(self._host, self._port, self._connect_timeout, self._certificate)
         except BaseException:
             self._give_place()
             raise

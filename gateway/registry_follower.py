@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from modeltainer.gateway.routing import Target
+from modeltainer.registry.certificate import trusting
 from modeltainer.registry.endpoints import EndpointReader, Sighting
 from modeltainer.registry.keys import KeyRing
 from modeltainer.registry.launches import read_secret
@@ -80,6 +81,8 @@ class RegistryFollower:
         endpoint = seen.endpoint
         if endpoint.host is None or endpoint.port is None:
             raise BadRecordError("says it is ready, but has no address")
+        if endpoint.certificate is not None:
+            trusting(endpoint.certificate)
         secret = self._secrets.get(_identity(endpoint)) or self._secret(seen)
         target = Target(
             key=endpoint.key,
@@ -95,6 +98,7 @@ class RegistryFollower:
             api_key=secret.key,
             nonce=secret.nonce,
             ends_unix=endpoint.ends_unix,
+            certificate=endpoint.certificate,
         )
         return target, secret
 

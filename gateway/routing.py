@@ -33,6 +33,8 @@ class Target:
     nonce: str = field(repr=False)
     ends_unix: float | None = None
     """When its job ends."""
+    certificate: str | None = field(default=None, repr=False)
+    """PEM of the one certificate it may have; None: plain HTTP."""
 
     @property
     def address(self) -> str:

@@ -13,6 +13,8 @@ from typing import cast
 
 import httptools
 
+from modeltainer.registry.certificate import failure, stranger, trusting
+
 HIGH_WATER = 128 * 1024
 """Bytes of body that may wait for the client before reading from the engine is paused."""
 MAX_HEAD_BYTES = 64 * 1024
@@ -29,6 +31,12 @@ class ConnectError(UpstreamError):
     """No connection: refused, unreachable, or not within the connect timeout."""
 
     code = "upstream_unreachable"
+
+
+class WrongCertificateError(ConnectError):
+    """The server there is not the one that the endpoint's record pins."""
+
+    code = "upstream_certificate"
 
 
 class ConnectionDiedError(UpstreamError):
@@ -338,18 +346,28 @@ class UpstreamConnection(asyncio.Protocol):
             self._head = ResponseHead()
 
 
-async def connect(host: str, port: int, timeout: float) -> UpstreamConnection:
+async def connect(
+    host: str, port: int, timeout: float, certificate: str | None = None
+) -> UpstreamConnection:
     """Open a connection to an engine.
 
+    Args:
+        certificate: PEM of the only certificate that is taken there; None is plain TCP.
+
     Raises:
-        ConnectError: refused, unreachable, no such host, or not within ``timeout`` seconds.
+        WrongCertificateError: the server there has another certificate.
+        ConnectError: refused, unreachable, no such host, no TLS where it must be, or not within
+            ``timeout`` seconds.
     """
     loop = asyncio.get_running_loop()
+    tls = None if certificate is None else trusting(certificate)
     try:
         _, protocol = await asyncio.wait_for(
-            loop.create_connection(lambda: UpstreamConnection(loop), host, port), timeout
+            loop.create_connection(lambda: UpstreamConnection(loop), host, port, ssl=tls), timeout
         )
     except (OSError, asyncio.TimeoutError) as error:
-        reason = str(error) or f"no answer within {timeout:g} s"
-        raise ConnectError(f"cannot connect to the engine: {reason}") from error
+        late = f"no answer{'' if tls is None else ' to TLS'} within {timeout:g} s"
+        reason = failure(error) or str(error) or late
+        kind = WrongCertificateError if stranger(error) else ConnectError
+        raise kind(f"cannot connect to the engine: {reason}") from error
     return protocol

@@ -22,8 +22,14 @@ from types import FrameType
 
 from modeltainer.jobs import devices, ports
 from modeltainer.jobs.agent_log import AgentLog
+from modeltainer.jobs.certificate import (
+    CERTIFICATE_FILE,
+    KEY_FILE,
+    NoCertificateError,
+    make_certificate,
+)
 from modeltainer.jobs.diagnose import diagnose, no_command
-from modeltainer.jobs.engines import Engine, EngineStart, engine_for
+from modeltainer.jobs.engines import Engine, EngineStart, TlsFiles, engine_for
 from modeltainer.jobs.engines.options import BadOptionError
 from modeltainer.jobs.lifecycle import Act, Ask, Facts, Life, Limits, step
 from modeltainer.jobs.probe import NotYetError, Target, check_answers, check_identity
@@ -86,6 +92,7 @@ class Agent:
         )
         self._clocks = Clocks()
         self._scratch_folder: tempfile.TemporaryDirectory[str] | None = None
+        self._certificate: str | None = None
 
     def _first_record(self) -> Endpoint:
         spec, facts = self._spec, self._facts
@@ -219,6 +226,16 @@ class Agent:
                 return Cause("no-free-port", str(error), "widen site.ports, or use another node")
             except NoSuchInterfaceError as error:
                 return Cause("no-such-interface", str(error), "check site.host_interface")
+            if spec.site.engine_tls and self._certificate is None:
+                try:
+                    self._certificate = make_certificate(Path(self._scratch()), host)
+                except NoCertificateError as error:
+                    return Cause(
+                        "no-certificate",
+                        f"site.engine_tls: {error}",
+                        "load openssl in site.prelude, ask the site for it on its compute nodes, "
+                        "or set site.engine_tls: false",
+                    )
             if not keep_port:
                 port.share()
             try:
@@ -247,6 +264,7 @@ class Agent:
                 self._secret.key,
                 spec.model,
                 self._secret.nonce,
+                self._certificate,
             )
             try:
                 return self._watch(process, target, host, started, program)
@@ -268,7 +286,10 @@ class Agent:
         scratch = self._scratch()
         # The container sees the scratch folder as its /tmp.
         private = "/tmp" if contained else scratch  # noqa: S108
-        start = EngineStart(spec, bind, port, self._secret.nonce, internal, visible, private)
+        tls = None
+        if self._certificate is not None:
+            tls = TlsFiles(f"{private}/{KEY_FILE}", f"{private}/{CERTIFICATE_FILE}")
+        start = EngineStart(spec, bind, port, self._secret.nonce, internal, visible, private, tls)
         command = self._engine.command(start)
         for name, content in command.files.items():
             (Path(scratch) / name).write_text(content)
@@ -370,6 +391,7 @@ class Agent:
             state=State.READY,
             host=host,
             port=target.port,
+            certificate=target.certificate,
             ready_unix=time.time(),
             clocks=self._clocks,
             engine_version=self._engine.version(target),

@@ -84,6 +84,8 @@ class Site:
     host_interface: str | None = None
     """Network interface whose address is registered (``ib0``); None takes the node's host name."""
     gpu_vendor: GpuVendor = "nvidia"
+    engine_tls: bool = False
+    """Engines speak TLS, each with a certificate of its own that its endpoint's record pins."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,14 @@ from modeltainer.spec import LaunchSpec
 
 
 @dataclass(frozen=True)
+class TlsFiles:
+    """Paths of the engine's key and certificate (PEM), as the engine sees them."""
+
+    key: str
+    certificate: str
+
+
+@dataclass(frozen=True)
 class EngineStart:
     """What is known when the engine's command is built."""
 
@@ -24,6 +32,8 @@ class EngineStart:
     private_folder: str | None = None
     """A folder that only the job's user can read, as the engine sees it; there the command's
     ``files`` will be. None where there is none."""
+    tls: TlsFiles | None = None
+    """None: plain HTTP."""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ class LlamaCpp:
             *("--port", str(start.port)),
             "--metrics",
         ]
+        if start.tls is not None:
+            argv += ["--ssl-key-file", start.tls.key, "--ssl-cert-file", start.tls.certificate]
         if spec.context is not None:
             argv += ["--ctx-size", str(spec.context)]
         if not {"threads", "t"} & {name.replace("_", "-") for name in options}:

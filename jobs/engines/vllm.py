@@ -45,6 +45,8 @@ class Vllm:
             *("--host", start.bind),
             *("--port", str(start.port)),
         ]
+        if start.tls is not None:
+            argv += ["--ssl-keyfile", start.tls.key, "--ssl-certfile", start.tls.certificate]
         if spec.source.revision is not None:
             argv += ["--revision", spec.source.revision]
         if spec.context is not None:

@@ -76,6 +76,11 @@ def launch_spec(
         raise CannotLaunchError(
             f"{model}: the embedded runtime runs llama.cpp only; set runtime: apptainer or native"
         )
+    if runtime == "embedded" and site.engine_tls:
+        raise CannotLaunchError(
+            f"{model}: the embedded engine is built without TLS; set runtime: native or apptainer, "
+            "or site.engine_tls: false"
+        )
     if runtime == "embedded" and section.source.hub is not None:
         raise CannotLaunchError(
             f"{model}: the embedded runtime loads a local file; download the .gguf and give its "
@@ -108,6 +113,7 @@ def launch_spec(
             ports=_ports(site.ports),
             host_interface=site.host_interface,
             gpu_vendor=site.gpu_vendor,
+            engine_tls=site.engine_tls,
         ),
         aliases=section.aliases,
         image=image,

@@ -73,6 +73,12 @@ _OWN_OPTIONS = {
     "hf-repo": "use source",
     "hf-file": "use source.file",
     "revision": "use source.revision",
+    "ssl-keyfile": "use site.engine_tls",
+    "ssl-certfile": "use site.engine_tls",
+    "ssl-key-file": "use site.engine_tls",
+    "ssl-cert-file": "use site.engine_tls",
+    "ssl-cert-reqs": "the gateway shows no certificate; each launch has a key of its own",
+    "enable-ssl-refresh": "each launch has one certificate, for as long as it lives",
     "max-model-len": "use context",
     "ctx-size": "use context",
 }
@@ -288,6 +294,9 @@ class SiteSection(Section):
     """Ports the site lets through between nodes, ``20000-29999``; left out, any free port."""
     host_interface: str | None = None
     """Network interface to serve on (``ib0``); left out, the node's host name."""
+    engine_tls: bool = False
+    """TLS from the gateway to the engines: each launch makes a certificate of its own, and the
+    registry pins it. For launches from then on; the embedded engine and Compose cannot."""
     gpu_vendor: Literal["nvidia", "amd"] = "nvidia"
     defaults: ResourcesSection = ResourcesSection()
     """Resources of every model that does not say otherwise."""

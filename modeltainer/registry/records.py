@@ -83,6 +83,8 @@ class Endpoint:
     port: int | None = None
     served_name: str | None = None
     """The name to put into ``model`` of a request that goes to the engine."""
+    certificate: str | None = None
+    """PEM; the engine speaks TLS with exactly this certificate. None: it speaks plain HTTP."""
     engine_version: str | None = None
     context: int | None = None
     devices: tuple[str, ...] = ()

@@ -50,6 +50,7 @@ def target_groups(
                 replica=str(one.replica),
                 node=one.node,
                 slurm_job=one.job_id,
+                **({} if one.certificate is None else {"__scheme__": "https"}),
             )
         )
     return groups

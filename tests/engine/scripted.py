@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -124,9 +125,15 @@ def stream(*events: bytes) -> list[Step]:
 class ScriptedEngine:
     """One engine on a loopback port."""
 
-    def __init__(self, names: Sequence[str] = (), key: str | None = None, port: int = 0) -> None:
+    def __init__(
+        self,
+        names: Sequence[str] = (),
+        key: str | None = None,
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         """``names``: listed by ``GET /v1/models``; ``key``: demanded as bearer token."""
-        self.names, self.key = list(names), key
+        self.names, self.key, self._tls = list(names), key, tls
         self.port = port
         self.requests: list[Request] = []
         self.probes = 0
@@ -188,7 +195,7 @@ class ScriptedEngine:
 
     async def _listen(self) -> None:
         self._server = await self._loop.create_server(
-            lambda: _Connection(self), "127.0.0.1", self.port, backlog=1024
+            lambda: _Connection(self), "127.0.0.1", self.port, backlog=1024, ssl=self._tls
         )
         self.port = self._server.sockets[0].getsockname()[1]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -61,6 +62,7 @@ class World:
         *,
         aliases: tuple[str, ...] = (),
         engine: ScriptedEngine | None = None,
+        tls: ssl.SSLContext | None = None,
         state: State = State.READY,
         secret: LaunchSecret | None = None,
         **fields: Any,
@@ -81,7 +83,7 @@ class World:
         )
         launches.create(self.layout, spec, secret)
         if engine is None:
-            engine = ScriptedEngine([model, secret.nonce], secret.key)
+            engine = ScriptedEngine([model, secret.nonce], secret.key, tls=tls)
             engine.__enter__()
             self._engines.append(engine)
         endpoint = Endpoint(
