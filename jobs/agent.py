@@ -132,7 +132,9 @@ class Agent:
             with contextlib.suppress(OSError):
                 self._scratch_folder.cleanup()
         self._say(f"ended: {cause.code}: {cause.message}")
-        self._registration.close(10.0, state=State.ENDED, cause=cause, host=None, port=None)
+        self._registration.close(
+            10.0, state=State.ENDED, cause=cause, host=None, port=None, certificate=None
+        )
         self._log.close(2.0)
         return cause
 

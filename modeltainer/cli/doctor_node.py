@@ -117,6 +117,7 @@ def _spec(config: Config) -> bytes:
                 cache=str(site.cache),
                 ports=port_range(site.ports),
                 host_interface=site.host_interface,
+                engine_tls=site.engine_tls,
             ),
         )
     )
@@ -229,6 +230,13 @@ def _findings(site: Site, outcome: _Outcome) -> Iterator[Finding]:
         )
     else:
         yield Finding("node's ports", "ok", f"this host reaches {where}")
+    if answer["openssl"] is None and site.config is not None and site.config.site.engine_tls:
+        yield Finding(
+            "node's openssl",
+            "failure",
+            f"not on PATH on {node}, and site.engine_tls needs it",
+            "site.prelude: [module load openssl], ask the site for it, or site.engine_tls: false",
+        )
     if not site.wants_apptainer:
         return
     if answer["apptainer"] is None:

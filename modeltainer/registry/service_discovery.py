@@ -20,7 +20,8 @@ GATEWAY_JOB = "modeltainer-gateway"
 ENGINE_JOB = "modeltainer-engine"
 OPEN_METRICS = frozenset({"vllm"})
 """Engines whose ``/metrics`` asks for no key. llama-server's wants its launch's own, which a target
-file cannot carry: what concerns its requests is in the gateway's metrics."""
+file cannot carry, and neither can it carry the certificate of an engine with TLS: what concerns
+their requests is in the gateway's metrics."""
 
 
 def target_groups(
@@ -38,7 +39,8 @@ def target_groups(
     for seen in sightings:
         one = seen.endpoint
         ready = seen.alive and one.state in {State.READY, State.DRAINING}
-        if not ready or one.engine not in OPEN_METRICS or one.host is None or one.port is None:
+        is_open = one.engine in OPEN_METRICS and one.certificate is None
+        if not ready or not is_open or one.host is None or one.port is None:
             continue
         host = f"[{one.host}]" if ":" in one.host else one.host
         groups.append(
@@ -50,7 +52,6 @@ def target_groups(
                 replica=str(one.replica),
                 node=one.node,
                 slurm_job=one.job_id,
-                **({} if one.certificate is None else {"__scheme__": "https"}),
             )
         )
     return groups
