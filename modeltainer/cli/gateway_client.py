@@ -132,8 +132,14 @@ def pinned(layout: Callable[[], Layout], url: str) -> str | None:
         place = parts.hostname, parts.port
     except (ConfigError, ValueError):
         return None
-    ours = (seen.endpoint for seen in sightings)
-    return next((one.certificate for one in ours if (one.host, one.port) == place), None)
+    ours = [
+        seen.endpoint
+        for seen in sightings
+        if ((seen.endpoint.host or "").lower(), seen.endpoint.port) == place
+    ]
+    # A killed launch may have left its record, and its port to the next one.
+    newest = max(ours, key=lambda one: one.started_unix, default=None)
+    return None if newest is None else newest.certificate
 
 
 def answers(door: Door, path: str = "/health") -> bool:

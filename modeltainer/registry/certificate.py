@@ -9,7 +9,7 @@ _NO_CHECK_TIME = 0x200000
 """``X509_V_FLAG_NO_CHECK_TIME`` (openssl/x509_vfy.h), which Python has no name for."""
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def trusting(certificate: str) -> ssl.SSLContext:
     """The client's side of TLS towards the one server that has this certificate's key.
 

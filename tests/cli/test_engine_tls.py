@@ -11,6 +11,7 @@ import pytest
 
 from modeltainer.bench import preflight
 from modeltainer.bench.client import Client, target
+from modeltainer.cli.doctor_node import openssl_finding
 from modeltainer.registry import launches
 from modeltainer.registry.records import State, Submission
 from tests.cli.conftest import Shell
@@ -82,6 +83,26 @@ def test_bench_trusts_the_pinned_certificate(world: World, tmp_path: Path) -> No
     assert preflight.check(target(url, "tiny", key, certificate=own.pem)).facts["listed"]
     with pytest.raises(preflight.PreflightError, match="CERTIFICATE_VERIFY_FAILED"):
         preflight.check(target(url, "tiny", key, certificate=forged.pem))
+
+
+def test_the_last_launch_on_a_port_counts(shell: Shell, world: World, tmp_path: Path) -> None:
+    own = Certificate(tmp_path / "own")
+    launched = launch(world, own, own)
+    for started_unix in (1.0, 2.0):  # killed outright: their records are left
+        world.launch(
+            "tiny",
+            engine=launched.engine,
+            certificate=Certificate(tmp_path / str(started_unix)).pem,
+            started_unix=started_unix,
+        )
+    direct = ("--url", f"https://127.0.0.1:{launched.engine.port}", "--key", launched.secret.key)
+    assert shell.run("chat", "tiny", "x", "--no-stream", *direct).stdout.strip() == "four"
+
+
+def test_doctor_looks_for_openssl() -> None:
+    assert openssl_finding("/usr/bin/openssl", "c1").status == "ok"
+    missing = openssl_finding(None, "c1")
+    assert (missing.status, "not on PATH on c1" in missing.message) == ("failure", True)
 
 
 def test_ls_shows_that_it_is_tls(shell: Shell, world: World, tmp_path: Path) -> None:

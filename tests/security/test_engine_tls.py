@@ -134,3 +134,4 @@ def test_bench_and_chat_straight_at_an_engine(scene: Scene) -> None:
         (scene.alice.here(scene.alice.home) / "bench-tls/summary.json").read_text()
     )
     assert summary["points"][0]["concurrency"] == 2
+    assert "/usr/bin/openssl on c" in scene.alice.mt("doctor", check=False).stdout
