@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' modeltainer/__about__.py)
 
-.PHONY: demo test test-quick lint types schema docs coverage audit actionlint image dist hooks clean
+.PHONY: demo test test-quick lint types schema docs compose-lint coverage audit actionlint image dist \
+	hooks clean
 
 demo: $(VENV)/.demo
 	$(BIN)/mt-submit demo
@@ -44,6 +45,10 @@ schema: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict
+
+# What mt-submit compose renders, through Docker Compose's own reader, for all sets of profiles.
+compose-lint: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/compose/test_render.py
 
 # The report names what no test runs.
 coverage: $(VENV)/.dev

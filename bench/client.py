@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from modeltainer.bench.answer import Answer
-from modeltainer.registry.certificate import trusting
+from modeltainer.tls import pinned
 
 clock: Callable[[], float] = time.monotonic
 """CLOCK_MONOTONIC, the same for all processes of this machine; seconds."""
@@ -46,7 +46,7 @@ class Target:
     @property
     def tls(self) -> ssl.SSLContext | None:
         """The client's side of TLS; None for plain HTTP."""
-        return None if self.certificate is None else trusting(self.certificate)
+        return None if self.certificate is None else pinned(self.certificate)
 
     def head(self, path: str, length: int) -> bytes:
         """A request's head for a body of ``length`` bytes."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 120.0
 _LISTED = 8
+_ENDPOINT_FACTS = ("launch_id", "endpoint", "node", "gres", "engine", "state")
 
 
 class PreflightError(Exception):
@@ -74,7 +75,7 @@ def check(to: Target) -> Server:
             if status.status_code == 200:
                 model = facts.get("listed", {}).get("alias_of") or to.model
                 facts["endpoints"] = [
-                    {name: one.get(name) for name in ("launch_id", "node", "state", "endpoint")}
+                    {name: one.get(name) for name in _ENDPOINT_FACTS}
                     for one in status.json()["endpoints"]
                     if one["model"] == model
                 ]

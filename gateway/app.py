@@ -244,6 +244,8 @@ class Gateway:
                     "model": endpoint.model,
                     "state": endpoint.state.value,
                     "node": endpoint.node,
+                    "engine": endpoint.engine_version or endpoint.engine,
+                    "gres": endpoint.gres,
                     "address": here.target.address if here is not None else None,
                     "alive": seen.alive,
                     "routed": here is not None and here.verified,

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from modeltainer.__about__ import __version__
 from modeltainer.gateway.admin_page import admin_page
+from modeltainer.gateway.api_schema import with_proxied
 from modeltainer.gateway.auth import NOBODY
 from modeltainer.gateway.errors import GatewayError
 from modeltainer.gateway.routing import unknown_model
@@ -152,7 +153,19 @@ def control_app(gateway: Gateway) -> FastAPI:
         kind = "text/plain; version=0.0.4; charset=utf-8"
         return Response(gateway.metrics.render(), media_type=kind)
 
+    _describe_proxied(app)
     return app
+
+
+def _describe_proxied(app: FastAPI) -> None:
+    own = app.openapi
+
+    def whole() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = with_proxied(own())
+        return app.openapi_schema
+
+    app.openapi = whole  # type: ignore[method-assign]
 
 
 def _answer_errors(app: FastAPI) -> None:

@@ -15,6 +15,7 @@ from modeltainer.gateway.pool import Pool
 from modeltainer.gateway.registry_follower import Snapshot
 from modeltainer.gateway.routing import Table, Target, choose, lasting, table
 from modeltainer.gateway.settings import GatewaySettings
+from modeltainer.tls import pinned
 
 PROBE_PAUSES_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 """Between two looks at an endpoint that does not prove itself; the last one repeats."""
@@ -29,10 +30,10 @@ class LiveEndpoint:
         self.pool = Pool(
             target.host,
             target.port,
-            certificate=target.certificate,
             limit=settings.max_connections,
             connect_timeout=settings.connect_timeout,
             pool_timeout=settings.pool_timeout,
+            tls=pinned(target.certificate) if target.certificate is not None else None,
         )
         self.breaker = Breaker()
         self.outstanding = 0

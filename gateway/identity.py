@@ -17,6 +17,7 @@ import msgspec
 
 from modeltainer.gateway.routing import Target
 from modeltainer.gateway.upstream import UpstreamError, connect
+from modeltainer.tls import pinned
 
 MAX_LIST_BYTES = 1024 * 1024
 _STRANGER = "another server answers there (the launch's nonce is not served)"
@@ -56,7 +57,8 @@ async def _list(
         "Accept: application/json\r\nAccept-Encoding: identity\r\nConnection: close\r\n\r\n"
     ).encode("latin-1")
     try:
-        connection = await connect(target.host, target.port, connect_timeout, target.certificate)
+        tls = pinned(target.certificate) if target.certificate is not None else None
+        connection = await connect(target.host, target.port, connect_timeout, tls)
         try:
             await connection.send((request,), timeout)
             head = await connection.head(timeout)

@@ -19,7 +19,10 @@ class JoinedWrites:
         self._head = b""
 
     def write(self, data: bytes) -> None:
-        """Send."""
+        """Send; nothing when the connection is closed already (uvloop would raise): a pipelined
+        request's bad bytes close it while the one before is being answered."""
+        if self._transport.is_closing():
+            return
         if self._head:
             data, self._head = self._head + data, b""
         elif data.startswith(_HEAD):
@@ -40,4 +43,5 @@ class JoinedWrites:
     def _flush(self) -> None:
         if self._head:
             head, self._head = self._head, b""
-            self._transport.write(head)
+            if not self._transport.is_closing():
+                self._transport.write(head)

@@ -12,6 +12,9 @@ from typing import Any
 
 import msgspec
 
+_BREAKS = tuple((one.encode(), b"\\u%04x" % ord(one)) for one in "\x85\u2028\u2029")
+"""What some readers take for the end of a line, and JSON lets stand as it is."""
+
 
 class JsonLog:
     """Writes events to standard error, or appends them to a file."""
@@ -36,6 +39,9 @@ class JsonLog:
         line = {"time": f"{stamp}.{int(now % 1 * 1000):03}Z", "level": level, "event": event}
         line.update((name, value) for name, value in fields.items() if value is not None)
         data = msgspec.json.encode(line, enc_hook=str) + b"\n"
+        if not data.isascii():
+            for character, escape in _BREAKS:
+                data = data.replace(character, escape)
         with self._lock:
             try:
                 os.write(self._descriptor, data)

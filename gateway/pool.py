@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
+from ssl import SSLContext
 
 from modeltainer.gateway.upstream import ConnectError, UpstreamConnection, UpstreamError, connect
 
 KEEP_IDLE_S = 4.0
 """vLLM's server (uvicorn) closes idle connections after 5 s; ours must be given up sooner."""
+
+Connect = Callable[[str, int, float], Awaitable[UpstreamConnection]]
 
 
 class PoolTimeoutError(UpstreamError):
@@ -25,17 +29,18 @@ class Pool:
         host: str,
         port: int,
         *,
-        certificate: str | None = None,
         limit: int,
         connect_timeout: float,
         pool_timeout: float,
         keep_idle: float = KEEP_IDLE_S,
+        tls: SSLContext | None = None,
     ) -> None:
-        """Timeouts in seconds. ``certificate``: as :func:`connect` takes it."""
-        self._host, self._port, self._certificate = host, port, certificate
+        """Timeouts in seconds; ``tls`` as for :func:`connect`."""
+        self._host, self._port = host, port
         self._limit = limit
         self._connect_timeout, self._pool_timeout = connect_timeout, pool_timeout
         self._keep_idle = keep_idle
+        self._tls = tls
         self._idle: list[UpstreamConnection] = []
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._reaper: asyncio.TimerHandle | None = None
@@ -65,7 +70,7 @@ class Pool:
                 kept = self._take_kept()
                 if kept is not None:
                     return kept
-            return await connect(self._host, self._port, self._connect_timeout, self._certificate)
+            return await connect(self._host, self._port, self._connect_timeout, self._tls)
         except BaseException:
             self._give_place()
             raise

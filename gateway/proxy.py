@@ -61,6 +61,8 @@ COUNTED_STREAMS = frozenset({"chat", "completions"})
 
 DISCARD_S = 5.0
 """How long a body that is too large is read on before it is refused."""
+DISCARD_IDLE_S = 0.5
+"""A client that has sent nothing for so long waits for the answer."""
 
 
 class ClientGoneError(Exception):
@@ -533,13 +535,12 @@ async def _discard(receive: Receive, headers: Headers) -> None:
     if any(name == b"expect" for name, _ in headers):
         return  # it waits for leave to send
 
-    async def rest() -> None:
-        while (message := await receive())["type"] != "http.disconnect":
-            if not message.get("more_body", False):
-                return
-
+    deadline = time.monotonic() + DISCARD_S
     with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(rest(), DISCARD_S)
+        while (left := deadline - time.monotonic()) > 0:
+            message = await asyncio.wait_for(receive(), min(left, DISCARD_IDLE_S))
+            if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                return
 
 
 def _too_large(limit: int) -> GatewayError:

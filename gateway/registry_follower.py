@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from modeltainer.gateway.routing import Target
-from modeltainer.registry.certificate import trusting
 from modeltainer.registry.endpoints import EndpointReader, Sighting
 from modeltainer.registry.keys import KeyRing
 from modeltainer.registry.launches import read_secret
 from modeltainer.registry.layout import Layout
 from modeltainer.registry.records import BadRecordError, Endpoint, LaunchSecret, State
+from modeltainer.tls import pinned
 
 KEYS_INTERVAL_S = 1.0
 """At most this long until a revoked key is refused."""
@@ -47,6 +47,8 @@ class RegistryFollower:
         self._reader = EndpointReader(layout)
         self._interval_s, self._warn = interval_s, warn
         self._secrets: dict[tuple[str, float], LaunchSecret] = {}
+        self._targets: dict[str, tuple[Endpoint, Target]] = {}
+        """By endpoint file; the reader gives the same record again while the file stays."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
 
@@ -62,27 +64,31 @@ class RegistryFollower:
         """Read the registry once, in the calling thread."""
         sightings = tuple(self._reader.poll())
         problems = dict(self._reader.problems)
-        targets = []
+        targets: dict[str, tuple[Endpoint, Target]] = {}
         secrets: dict[tuple[str, float], LaunchSecret] = {}
         for seen in sightings:
             if not seen.alive or seen.endpoint.state is not State.READY:
                 continue
+            endpoint = seen.endpoint
+            known = self._targets.get(endpoint.key)
+            if known is not None and known[0] is endpoint:
+                targets[endpoint.key] = known
+                secrets[_identity(endpoint)] = self._secrets[_identity(endpoint)]
+                continue
             try:
                 target, secret = self._target(seen)
             except (OSError, BadRecordError, ValueError) as error:
-                problems[f"{seen.endpoint.key}.json"] = str(error)
+                problems[f"{endpoint.key}.json"] = str(error)
                 continue
-            secrets[_identity(seen.endpoint)] = secret
-            targets.append(target)
-        self._secrets = secrets
-        return Snapshot(tuple(targets), sightings, problems)
+            secrets[_identity(endpoint)] = secret
+            targets[endpoint.key] = (endpoint, target)
+        self._secrets, self._targets = secrets, targets
+        return Snapshot(tuple(target for _, target in targets.values()), sightings, problems)
 
     def _target(self, seen: Sighting) -> tuple[Target, LaunchSecret]:
         endpoint = seen.endpoint
         if endpoint.host is None or endpoint.port is None:
             raise BadRecordError("says it is ready, but has no address")
-        if endpoint.certificate is not None:
-            trusting(endpoint.certificate)
         secret = self._secrets.get(_identity(endpoint)) or self._secret(seen)
         target = Target(
             key=endpoint.key,
@@ -97,8 +103,8 @@ class RegistryFollower:
             started_unix=endpoint.started_unix,
             api_key=secret.key,
             nonce=secret.nonce,
+            certificate=secret.certificate,
             ends_unix=endpoint.ends_unix,
-            certificate=endpoint.certificate,
         )
         return target, secret
 
@@ -109,6 +115,8 @@ class RegistryFollower:
         secret = read_secret(folder)
         if not secret.key.isascii() or not secret.key.isprintable() or not secret.nonce:
             raise BadRecordError("its launch's key cannot be used in a header")
+        if secret.certificate is not None:
+            pinned(secret.certificate)
         return secret
 
     def _run(self) -> None:

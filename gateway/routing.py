@@ -31,10 +31,10 @@ class Target:
     started_unix: float
     api_key: str = field(repr=False)
     nonce: str = field(repr=False)
+    certificate: str | None = None
+    """PEM of the only certificate that is trusted there; None: plain HTTP."""
     ends_unix: float | None = None
     """When its job ends."""
-    certificate: str | None = field(default=None, repr=False)
-    """PEM of the one certificate it may have; None: plain HTTP."""
 
     @property
     def address(self) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import uvicorn
 
+from modeltainer import core_files
 from modeltainer.gateway import address as state
 from modeltainer.gateway.address import GatewayAddress
 from modeltainer.gateway.app import Gateway, build
@@ -124,6 +125,7 @@ def serve(
         )
         layout.create()
         _raise_file_limit()
+        core_files.forbid()
         listener = bind(settings, layout)
         listener.listen(2048)
         address = _address(listener, token)

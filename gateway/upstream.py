@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from ssl import SSLCertVerificationError, SSLContext, SSLError
 from typing import cast
 
 import httptools
-
-from modeltainer.registry.certificate import failure, stranger, trusting
 
 HIGH_WATER = 128 * 1024
 """Bytes of body that may wait for the client before reading from the engine is paused."""
@@ -34,7 +33,7 @@ class ConnectError(UpstreamError):
 
 
 class WrongCertificateError(ConnectError):
-    """The server there is not the one that the endpoint's record pins."""
+    """The server there is not the one whose certificate the launch's secret has."""
 
     code = "upstream_certificate"
 
@@ -347,27 +346,36 @@ class UpstreamConnection(asyncio.Protocol):
 
 
 async def connect(
-    host: str, port: int, timeout: float, certificate: str | None = None
+    host: str, port: int, timeout: float, tls: SSLContext | None = None
 ) -> UpstreamConnection:
     """Open a connection to an engine.
 
     Args:
-        certificate: PEM of the only certificate that is taken there; None is plain TCP.
+        timeout: seconds, the TLS handshake included.
+        tls: what it must prove; None speaks plain HTTP.
 
     Raises:
-        WrongCertificateError: the server there has another certificate.
-        ConnectError: refused, unreachable, no such host, no TLS where it must be, or not within
-            ``timeout`` seconds.
+        WrongCertificateError: its certificate is not the launch's own.
+        ConnectError: refused, unreachable, no such host, no TLS where it is due, or not within
+            ``timeout``.
     """
     loop = asyncio.get_running_loop()
-    tls = None if certificate is None else trusting(certificate)
     try:
         _, protocol = await asyncio.wait_for(
             loop.create_connection(lambda: UpstreamConnection(loop), host, port, ssl=tls), timeout
         )
+    except SSLCertVerificationError as error:
+        raise WrongCertificateError(
+            "cannot connect to the engine: the certificate there is not this launch's "
+            f"({error.verify_message})"
+        ) from error
+    except SSLError as error:
+        raise ConnectError(
+            "cannot connect to the engine: what answers there does not speak TLS "
+            f"({error.reason or error})"
+        ) from error
     except (OSError, asyncio.TimeoutError) as error:
         late = f"no answer{'' if tls is None else ' to TLS'} within {timeout:g} s"
-        reason = failure(error) or str(error) or late
-        kind = WrongCertificateError if stranger(error) else ConnectError
-        raise kind(f"cannot connect to the engine: {reason}") from error
+        reason = str(error) or late
+        raise ConnectError(f"cannot connect to the engine: {reason}") from error
     return protocol

@@ -81,15 +81,15 @@ PROFILES: tuple[Profile, ...] = (
         ("4g.47gb", 46.00, 1),
         ("7g.94gb", 92.75, 1),
     ),
-    *_profiles("H200", True, ("1g.18gb", 16.00, 7)),
     *_profiles(
         "H200",
-        False,
+        True,
+        ("1g.18gb", 16.00, 7),
         ("1g.35gb", 32.50, 4),
         ("2g.35gb", 32.50, 3),
-        ("3g.71gb", 69.00, 2),
-        ("4g.71gb", 69.00, 1),
-        ("7g.141gb", 138.50, 1),
+        ("3g.71gb", 69.75, 2),
+        ("4g.71gb", 69.75, 1),
+        ("7g.141gb", 140.00, 1),
     ),
     *_profiles(
         "B200",
@@ -120,6 +120,10 @@ _WHOLE_MIB: tuple[tuple[str, int, int], ...] = (
     (r"v100", 32, 32510),
 )
 """Type, nominal size and what ``nvidia-smi`` shows as total, in MiB."""
+
+RESERVED_MIB = 640
+"""Of that total the driver keeps so much for itself: 616 MiB on an H200 with driver 580
+(``nvidia-smi -q``, FB Memory Usage, Reserved). cudaMemGetInfo's total is without it."""
 
 DRIVER_SHARE = 0.05
 """Of a GPU that is not in the tables, so much is left out: with ECC and the driver's own part, the
@@ -156,5 +160,5 @@ def usable_mib(type_: str | None) -> int | None:
     name = type_.lower()
     for pattern, size, mib in _WHOLE_MIB:
         if re.search(rf"(?<![a-z0-9]){pattern}(?![a-z0-9])", name) and nominal == size * 1024:
-            return min(mib, nominal)
+            return min(mib - RESERVED_MIB, nominal)
     return int(nominal * (1 - DRIVER_SHARE))

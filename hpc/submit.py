@@ -343,7 +343,7 @@ def _submission(
         job_id=job_id,
         submitted_unix=submitted,
         partition=placement.partition if placement else spec.resources.partition,
-        gres=placement.gres if placement else None,
+        gres=spec.gres,
         host=os.uname().nodename if executor == "local" else None,
         local_start_ticks=ticks,
     )

@@ -20,6 +20,7 @@ from modeltainer.jobs import agent
 from modeltainer.registry import launches
 from modeltainer.registry.layout import Layout, new_launch_id
 from modeltainer.registry.records import Submission
+from modeltainer.tls import NoTlsError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,7 +56,12 @@ def main(argv: list[str] | None = None) -> int:
     except (KeyError, OSError, UnicodeDecodeError) as error:
         print(f"error: a secret is not there: {error}", file=sys.stderr)
         return 2
-    folder = launches.create(layout, spec, launches.new_secret(secrets))
+    try:
+        secret = launches.new_secret(secrets, tls=spec.site.engine_tls)
+    except NoTlsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    folder = launches.create(layout, spec, secret)
     launches.record_submission(
         layout,
         Submission(
@@ -66,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
             job_id=os.environ.get("SLURM_JOB_ID", str(os.getpid())),
             submitted_unix=time.time(),
             partition=os.environ.get("SLURM_JOB_PARTITION"),
-            gres=spec.placement.gres if spec.placement else None,
+            gres=spec.gres,
         ),
     )
     try:

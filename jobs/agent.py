@@ -20,16 +20,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
+from modeltainer import core_files
 from modeltainer.jobs import devices, ports
 from modeltainer.jobs.agent_log import AgentLog
-from modeltainer.jobs.certificate import (
-    CERTIFICATE_FILE,
-    KEY_FILE,
-    NoCertificateError,
-    make_certificate,
-)
 from modeltainer.jobs.diagnose import diagnose, no_command
-from modeltainer.jobs.engines import Engine, EngineStart, TlsFiles, engine_for
+from modeltainer.jobs.engines import Engine, EngineStart, engine_for
+from modeltainer.jobs.engines.base import CERTIFICATE_FILE, PRIVATE_KEY_FILE
 from modeltainer.jobs.engines.options import BadOptionError
 from modeltainer.jobs.lifecycle import Act, Ask, Facts, Life, Limits, step
 from modeltainer.jobs.probe import NotYetError, Target, check_answers, check_identity
@@ -62,6 +58,7 @@ def run(launch_folder: str) -> None:
     Raises:
         LaunchFailedError: it failed; the cause is in the registry too.
     """
+    core_files.forbid()
     folder = Path(launch_folder)
     spec = launches.read_spec(folder)
     secret = launches.read_secret(folder)
@@ -92,7 +89,6 @@ class Agent:
         )
         self._clocks = Clocks()
         self._scratch_folder: tempfile.TemporaryDirectory[str] | None = None
-        self._certificate: str | None = None
 
     def _first_record(self) -> Endpoint:
         spec, facts = self._spec, self._facts
@@ -109,8 +105,9 @@ class Agent:
             aliases=spec.aliases,
             served_name=spec.model,
             context=spec.context,
+            tls=self._secret.certificate is not None,
             devices=facts.devices,
-            gres=spec.placement.gres if spec.placement else None,
+            gres=spec.gres,
             started_unix=self._started_unix,
             ends_unix=facts.ends_unix,
             agent_pid=os.getpid(),
@@ -132,9 +129,7 @@ class Agent:
             with contextlib.suppress(OSError):
                 self._scratch_folder.cleanup()
         self._say(f"ended: {cause.code}: {cause.message}")
-        self._registration.close(
-            10.0, state=State.ENDED, cause=cause, host=None, port=None, certificate=None
-        )
+        self._registration.close(10.0, state=State.ENDED, cause=cause, host=None, port=None)
         self._log.close(2.0)
         return cause
 
@@ -228,16 +223,6 @@ class Agent:
                 return Cause("no-free-port", str(error), "widen site.ports, or use another node")
             except NoSuchInterfaceError as error:
                 return Cause("no-such-interface", str(error), "check site.host_interface")
-            if spec.site.engine_tls and self._certificate is None:
-                try:
-                    self._certificate = make_certificate(Path(self._scratch()), host)
-                except NoCertificateError as error:
-                    return Cause(
-                        "no-certificate",
-                        f"site.engine_tls: {error}",
-                        "load openssl in site.prelude, ask the site for it on its compute nodes, "
-                        "or set site.engine_tls: false",
-                    )
             if not keep_port:
                 port.share()
             try:
@@ -266,7 +251,7 @@ class Agent:
                 self._secret.key,
                 spec.model,
                 self._secret.nonce,
-                self._certificate,
+                self._secret.certificate,
             )
             try:
                 return self._watch(process, target, host, started, program)
@@ -288,13 +273,17 @@ class Agent:
         scratch = self._scratch()
         # The container sees the scratch folder as its /tmp.
         private = "/tmp" if contained else scratch  # noqa: S108
-        tls = None
-        if self._certificate is not None:
-            tls = TlsFiles(f"{private}/{KEY_FILE}", f"{private}/{CERTIFICATE_FILE}")
+        tls = self._secret.certificate is not None
         start = EngineStart(spec, bind, port, self._secret.nonce, internal, visible, private, tls)
         command = self._engine.command(start)
-        for name, content in command.files.items():
-            (Path(scratch) / name).write_text(content)
+        files = dict(command.files)
+        if self._secret.certificate is not None and self._secret.private_key is not None:
+            files[CERTIFICATE_FILE] = self._secret.certificate
+            files[PRIVATE_KEY_FILE] = self._secret.private_key
+        for name, content in files.items():
+            file = Path(scratch) / name
+            file.touch(mode=0o600)  # closed to others before there is anything in it
+            file.write_text(content)
         secrets = {**self._secret.env, self._engine.key_variable: self._secret.key}
         if not contained or image is None:
             return list(command.argv), {**os.environ, **command.env, **spec.env, **secrets}
@@ -393,7 +382,6 @@ class Agent:
             state=State.READY,
             host=host,
             port=target.port,
-            certificate=target.certificate,
             ready_unix=time.time(),
             clocks=self._clocks,
             engine_version=self._engine.version(target),

@@ -1,8 +1,8 @@
 """GPUs as Slurm hands them out, and as an engine can take them.
 
 Slurm may set ``CUDA_VISIBLE_DEVICES`` to UUIDs of GPUs or MIG slices. vLLM reads them with
-``int()`` and dies with 'Model architectures failed to be inspected' (vllm#41848, #46132), so UUIDs
-become indices, wherever that is safe.
+``int()`` and dies with 'Model architectures failed to be inspected' (vllm#41848, #46132; seen with
+0.22.1), so UUIDs become indices, wherever that is safe.
 """
 
 from __future__ import annotations

@@ -170,8 +170,8 @@ SIGNS: tuple[Sign, ...] = (
         "no-tls-in-engine",
         r"built without SSL support",
         "the engine was built without TLS, which site.engine_tls asks for",
-        "use an image whose llama-server has it (Debian's and vLLM do), or set "
-        "site.engine_tls: false",
+        "use an image whose llama-server has it (Debian's and vLLM do), or "
+        "leave site.engine_tls out",
     ),
     _sign(
         "no-such-model-file",

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from modeltainer.registry.certificate import failure, trusting
+from modeltainer.tls import pinned
 
 
 class NotYetError(RuntimeError):
@@ -24,7 +24,7 @@ class Target:
     served_name: str
     nonce: str
     certificate: str | None = None
-    """PEM of the one certificate that is taken there; None: plain HTTP."""
+    """PEM of the only certificate that is trusted there; None: plain HTTP."""
 
     def get(self, path: str, timeout_s: float = 5.0) -> tuple[int, bytes]:
         """Status and body of a GET.
@@ -41,23 +41,22 @@ class Target:
     def _exchange(
         self, method: str, path: str, body: bytes | None, timeout_s: float
     ) -> tuple[int, bytes]:
-        connection = self._connection(timeout_s)
+        connection = (
+            http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
+            if self.certificate is None
+            else http.client.HTTPSConnection(
+                self.host, self.port, timeout=timeout_s, context=pinned(self.certificate)
+            )
+        )
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         try:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             return response.status, response.read(1024 * 1024)
         except (OSError, http.client.HTTPException) as error:
-            why = failure(error) or str(error) or type(error).__name__
-            raise NotYetError(f"{method} {path}: {why}") from error
+            raise NotYetError(f"{method} {path}: {error or type(error).__name__}") from error
         finally:
             connection.close()
-
-    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
-        if self.certificate is None:
-            return http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
-        context = trusting(self.certificate)
-        return http.client.HTTPSConnection(self.host, self.port, timeout=timeout_s, context=context)
 
 
 def model_ids(body: bytes) -> set[str]:

@@ -22,6 +22,7 @@ from modeltainer.registry.layout import Layout
 from modeltainer.registry.records import Endpoint, State, Submission
 from modeltainer.scheduler import Scheduler
 from modeltainer.spec import LaunchSpec, Source
+from modeltainer.tls import NoTlsError
 from modeltainer.view import JobSight, Row, merge
 
 if TYPE_CHECKING:
@@ -197,8 +198,9 @@ def submit_unseen(specs: Sequence[LaunchSpec], *, config: Config) -> None:
     try:
         for spec in specs:
             secrets = secret_environment(spec.model, config.models[spec.model].secrets)
+            secret = launches.new_secret(secrets, tls=spec.site.engine_tls)
             created.append(spec.launch_id)
-            launches.create(layout, spec, launches.new_secret(secrets))
+            launches.create(layout, spec, secret)
             submission = submit_job(spec, layout, executor=executor)
             launches.record_submission(layout, submission)
     except BaseException as error:
@@ -212,6 +214,8 @@ def submit_unseen(specs: Sequence[LaunchSpec], *, config: Config) -> None:
             ) from error
         if isinstance(error, SubmissionError):
             raise LaunchError(error.code, error.message, error.hint) from error
+        if isinstance(error, NoTlsError):
+            raise LaunchError("no-tls", error.message, error.hint) from error
         if isinstance(error, OSError):
             raise _registry_error(config, error) from error
         raise

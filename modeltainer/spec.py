@@ -85,7 +85,7 @@ class Site:
     """Network interface whose address is registered (``ib0``); None takes the node's host name."""
     gpu_vendor: GpuVendor = "nvidia"
     engine_tls: bool = False
-    """Engines speak TLS, each with a certificate of its own that its endpoint's record pins."""
+    """The engine speaks TLS, with a certificate that its launch's secret has."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,13 @@ class LaunchSpec:
     deployment: str | None = None
     """Revision of the declaration that this launch serves; None for a one-shot ``up``."""
     schema: int = SPEC_SCHEMA
+
+    @property
+    def gres(self) -> str | None:
+        """GPUs as ``--gres`` takes them; off a cluster only their number is known. None on CPU."""
+        if self.placement is not None:
+            return self.placement.gres
+        return f"gpu:{self.resources.gpus}" if self.resources.gpus else None
 
 
 def encode(spec: LaunchSpec) -> bytes:

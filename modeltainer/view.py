@@ -170,8 +170,7 @@ def _url(endpoint: Endpoint) -> str | None:
     if endpoint.host is None or endpoint.port is None:
         return None
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-    scheme = "http" if endpoint.certificate is None else "https"
-    return f"{scheme}://{host}:{endpoint.port}"
+    return f"{'https' if endpoint.tls else 'http'}://{host}:{endpoint.port}"
 
 
 def with_requests(rows: list[Row], in_flight: Mapping[str, int]) -> list[Row]:

@@ -79,12 +79,15 @@ class BareMachine:
 
 
 @contextmanager
-def bare_machine(folder: Path, models: str, *up: str) -> Iterator[BareMachine]:
+def bare_machine(
+    folder: Path, models: str, *up: str, patience_s: float = 120
+) -> Iterator[BareMachine]:
     """Serve the models named by ``up`` until the end; the others of ``models`` are only known.
 
     Args:
         folder: of the registry and all else, empty.
         models: sections of models.yaml, with ``{folder}``; may use ``{folder}/tiny.gguf``.
+        patience_s: how long all of them may take to be ready.
     """
     write_tiny_gguf(folder / "tiny.gguf", context=4096)
     config = folder / "models.yaml"
@@ -104,7 +107,7 @@ def bare_machine(folder: Path, models: str, *up: str) -> Iterator[BareMachine]:
             for model in up
         ]
         machine.run("mt-submit", "gateway", "start")
-        assert [process.wait(120) for process in starting] == [0] * len(up)
+        assert [process.wait(patience_s) for process in starting] == [0] * len(up)
         status = json.loads(machine.run("mt-submit", "gateway", "status", "--json").stdout)
         environ["OPENAI_BASE_URL"] = status["url"]
         key = machine.run("mt-submit", "key", "create", "examples").stdout.strip()

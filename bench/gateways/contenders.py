@@ -154,13 +154,15 @@ def router(name: str, folder: Path, engine_port: int, venv: Path | None) -> Iter
 
 
 @contextmanager
-def started(argv: list[str], log: Path, port: int, key: str = "none") -> Iterator[int]:
-    """Run a gateway until it passes a request; gives its process id."""
+def started(
+    argv: list[str], log: Path, port: int, key: str = "none", model: str = MODEL
+) -> Iterator[int]:
+    """Run a gateway as soon as it passes a request for ``model``; gives its process id."""
     with log.open("wb") as out:
         process = subprocess.Popen(argv, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + START_S
-        while not _answers(port, key):
+        while not _answers(port, key, model):
             if process.poll() is not None or time.monotonic() > deadline:
                 said = log.read_text(errors="replace")[-2000:]
                 raise RuntimeError(f"{argv[0]} does not answer; it said:\n{said}")
@@ -175,10 +177,10 @@ def started(argv: list[str], log: Path, port: int, key: str = "none") -> Iterato
             process.wait()
 
 
-def _answers(port: int, key: str) -> bool:
+def _answers(port: int, key: str, model: str) -> bool:
     import httpx
 
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+    body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
     try:
         answer = httpx.post(
             f"http://127.0.0.1:{port}/v1/chat/completions",

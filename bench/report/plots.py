@@ -99,14 +99,23 @@ def throughput_latency(points: DataFrame) -> Figure | None:
                     **{**_line(number), "linestyle": ":"},
                 )
             at = knee(x, y)
+            top = max([*y, *(upper[f"{metric}_p95"] * scale)])
             for place in _apart(x, y, at):
                 load = known["load"].iloc[place]
                 words = f"{load:g}" + (" (knee)" if place == at else "")
+                low = y[place] < 0.06 * top  # below it there is only the axis
+                rightmost = x[place] > min(x) + 0.9 * (max(x) - min(x))
+                if place == at and rightmost:
+                    offset, anchor = (-2, -18), "center"
+                else:
+                    offset = (-9 if rightmost else 5, 7 if low else -11)
+                    anchor = "right" if rightmost else "left"
                 axis.annotate(
                     words,
                     (x[place], y[place]),
                     textcoords="offset points",
-                    xytext=(5, -11),
+                    xytext=offset,
+                    ha=anchor,
                     fontsize=8,
                     fontweight="bold" if place == at else "normal",
                     color=INK,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modeltainer.jobs.engines.base import Engine, EngineStart, TlsFiles
+from modeltainer.jobs.engines.base import Engine, EngineStart
 from modeltainer.spec import EngineName, RuntimeName
 
 
@@ -21,4 +21,4 @@ def engine_for(name: EngineName, runtime: RuntimeName) -> Engine:
     return LlamaCpp()
 
 
-__all__ = ["Engine", "EngineStart", "TlsFiles", "engine_for"]
+__all__ = ["Engine", "EngineStart", "engine_for"]

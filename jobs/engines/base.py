@@ -10,13 +10,8 @@ from typing import Protocol
 from modeltainer.jobs.probe import Target
 from modeltainer.spec import LaunchSpec
 
-
-@dataclass(frozen=True)
-class TlsFiles:
-    """Paths of the engine's key and certificate (PEM), as the engine sees them."""
-
-    key: str
-    certificate: str
+CERTIFICATE_FILE = "endpoint.crt"
+PRIVATE_KEY_FILE = "endpoint.key"
 
 
 @dataclass(frozen=True)
@@ -32,8 +27,17 @@ class EngineStart:
     private_folder: str | None = None
     """A folder that only the job's user can read, as the engine sees it; there the command's
     ``files`` will be. None where there is none."""
-    tls: TlsFiles | None = None
-    """None: plain HTTP."""
+    tls: bool = False
+    """Serve TLS with :data:`CERTIFICATE_FILE` and :data:`PRIVATE_KEY_FILE` of that folder."""
+
+    def tls_options(self, certificate: str, private_key: str) -> tuple[str, ...]:
+        """The options that name the two files, spelt as given; none without TLS."""
+        if not self.tls:
+            return ()
+        return (
+            *(certificate, f"{self.private_folder}/{CERTIFICATE_FILE}"),
+            *(private_key, f"{self.private_folder}/{PRIVATE_KEY_FILE}"),
+        )
 
 
 @dataclass(frozen=True)

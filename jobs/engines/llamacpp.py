@@ -37,10 +37,9 @@ class LlamaCpp:
             *_model(start),
             *("--host", start.bind),
             *("--port", str(start.port)),
+            *start.tls_options("--ssl-cert-file", "--ssl-key-file"),
             "--metrics",
         ]
-        if start.tls is not None:
-            argv += ["--ssl-key-file", start.tls.key, "--ssl-cert-file", start.tls.certificate]
         if spec.context is not None:
             argv += ["--ctx-size", str(spec.context)]
         if not {"threads", "t"} & {name.replace("_", "-") for name in options}:

@@ -44,9 +44,8 @@ class Vllm:
             *names,
             *("--host", start.bind),
             *("--port", str(start.port)),
+            *start.tls_options("--ssl-certfile", "--ssl-keyfile"),
         ]
-        if start.tls is not None:
-            argv += ["--ssl-keyfile", start.tls.key, "--ssl-certfile", start.tls.certificate]
         if spec.source.revision is not None:
             argv += ["--revision", spec.source.revision]
         if spec.context is not None:

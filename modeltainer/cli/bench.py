@@ -243,10 +243,10 @@ def _check_choices(options: dict[str, Any]) -> None:
 
 def _targets(invocation: Invocation, options: dict[str, Any]) -> tuple[Target, ...]:
     from modeltainer.bench.client import TargetError, target
-    from modeltainer.cli.gateway_client import own_door, pinned
+    from modeltainer.cli.gateway_client import certificate_at, own_door
 
     def at(url: str, model: str, key: str) -> Target:
-        return target(url, model, key, certificate=pinned(invocation.layout, url))
+        return target(url, model, key, certificate=certificate_at(invocation.layout, url))
 
     try:
         if options["url"]:

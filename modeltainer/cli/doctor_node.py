@@ -117,7 +117,6 @@ def _spec(config: Config) -> bytes:
                 cache=str(site.cache),
                 ports=port_range(site.ports),
                 host_interface=site.host_interface,
-                engine_tls=site.engine_tls,
             ),
         )
     )
@@ -177,23 +176,6 @@ def _visit(answer: dict[str, Any], token: str) -> str:
     return "" if said == token else "another program answered there"
 
 
-def openssl_finding(path: str | None, node: str) -> Finding:
-    """Whether agents on a node can make certificates, which ``site.engine_tls`` asks of them.
-
-    Args:
-        path: of its ``openssl`` command; None without one.
-    """
-    name = "node's openssl"
-    if path is not None:
-        return Finding(name, "ok", f"{path} on {node}")
-    return Finding(
-        name,
-        "failure",
-        f"not on PATH on {node}, and site.engine_tls needs it",
-        "site.prelude: [module load openssl], ask the site for it, or site.engine_tls: false",
-    )
-
-
 def no_answer(said: str) -> Finding:
     """Why the job gave no answer, from what srun and the job printed."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
@@ -247,8 +229,6 @@ def _findings(site: Site, outcome: _Outcome) -> Iterator[Finding]:
         )
     else:
         yield Finding("node's ports", "ok", f"this host reaches {where}")
-    if site.config is not None and site.config.site.engine_tls:
-        yield openssl_finding(answer["openssl"], node)
     if not site.wants_apptainer:
         return
     if answer["apptainer"] is None:

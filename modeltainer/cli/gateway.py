@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,6 +165,23 @@ def render(
         prelude=site.prelude,
         chain=chain,
     )
+    click.echo(text, nl=False)
+
+
+@command.command(
+    "unit",
+    epilog="\b\nExample:\n"
+    "  mt-submit gateway unit > ~/.config/systemd/user/modeltainer-gateway.service\n"
+    "  systemctl --user enable --now modeltainer-gateway\n"
+    "  loginctl enable-linger    # on after you log out, where the site allows it",
+)
+@pass_invocation
+def unit(invocation: Invocation, /) -> None:
+    """Print a systemd user unit that keeps the gateway running on this host."""
+    from modeltainer.gateway.user_unit import user_unit
+
+    drain_s = invocation.config().gateway.drain
+    text = user_unit(invocation.config_path(), python=sys.executable, drain_s=drain_s)
     click.echo(text, nl=False)
 
 

@@ -41,9 +41,9 @@ class Door:
         """Whom to trust over https, as httpx takes it."""
         if self.certificate is None:
             return True
-        from modeltainer.registry.certificate import trusting
+        from modeltainer.tls import pinned
 
-        return trusting(self.certificate)
+        return pinned(self.certificate)
 
     @contextmanager
     def client(self, read_timeout_s: float) -> Iterator[httpx.Client]:
@@ -114,21 +114,28 @@ def chosen_door(layout: Callable[[], Layout], url: str | None, key: str | None) 
         return Door(own.url, own.socket, key or own.key)
     if url.startswith("unix:"):
         return Door("http://localhost", url.removeprefix("unix:"), key or "")
-    certificate = pinned(layout, url)
+    certificate = certificate_at(layout, url)
     return Door(url.rstrip("/").removesuffix("/v1"), None, key or "", certificate)
 
 
-def pinned(layout: Callable[[], Layout], url: str) -> str | None:
+def certificate_at(layout: Callable[[], Layout], url: str) -> str | None:
     """The certificate (PEM) of this registry's endpoint at an ``https://`` URL; None where the URL
-    is another server's, or there is no configuration that names a registry."""
+    is another server's, or there is no configuration that names a registry.
+
+    Raises:
+        Failure: the endpoint is this registry's, and its launch's secret cannot be read.
+    """
     parts = urlsplit(url)
     if parts.scheme != "https":
         return None
     from modeltainer.config.problems import ConfigError
     from modeltainer.registry.endpoints import EndpointReader
+    from modeltainer.registry.launches import read_secret
+    from modeltainer.registry.records import BadRecordError
 
     try:
-        sightings = EndpointReader(layout()).poll()
+        known = layout()
+        sightings = EndpointReader(known).poll()
         place = parts.hostname, parts.port
     except (ConfigError, ValueError):
         return None
@@ -139,7 +146,15 @@ def pinned(layout: Callable[[], Layout], url: str) -> str | None:
     ]
     # A killed launch may have left its record, and its port to the next one.
     newest = max(ours, key=lambda one: one.started_unix, default=None)
-    return None if newest is None else newest.certificate
+    if newest is None:
+        return None
+    try:
+        return read_secret(known.launch(newest.launch_id)).certificate
+    except (OSError, BadRecordError, ValueError) as error:
+        raise Failure(
+            f"{url} is an endpoint of yours, and its certificate cannot be read: {error}",
+            "go through the gateway instead: leave out --url",
+        ) from error
 
 
 def answers(door: Door, path: str = "/health") -> bool:

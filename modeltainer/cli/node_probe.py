@@ -56,7 +56,6 @@ def probe(folder: Path) -> None:
             "apptainer": shutil.which("apptainer") or shutil.which("singularity"),
             "user_namespaces": user_namespaces_work(),
             "squashfuse": squashfuse(),
-            "openssl": shutil.which("openssl"),
         }
         write_whole(folder / "answer.json", json.dumps(answer).encode())
         visitor, _ = listener.accept()

@@ -76,15 +76,15 @@ def launch_spec(
         raise CannotLaunchError(
             f"{model}: the embedded runtime runs llama.cpp only; set runtime: apptainer or native"
         )
-    if runtime == "embedded" and site.engine_tls:
-        raise CannotLaunchError(
-            f"{model}: the embedded engine is built without TLS; set runtime: native or apptainer, "
-            "or site.engine_tls: false"
-        )
     if runtime == "embedded" and section.source.hub is not None:
         raise CannotLaunchError(
             f"{model}: the embedded runtime loads a local file; download the .gguf and give its "
             f"path in models.{model}.source"
+        )
+    if runtime == "embedded" and site.engine_tls:
+        raise CannotLaunchError(
+            f"{model}: the embedded runtime has no TLS; leave site.engine_tls out, or set runtime: "
+            "apptainer or native"
         )
     if section.engine == "llamacpp" and section.source.hub and section.source.revision:
         raise CannotLaunchError(

@@ -294,10 +294,10 @@ class SiteSection(Section):
     """Ports the site lets through between nodes, ``20000-29999``; left out, any free port."""
     host_interface: str | None = None
     """Network interface to serve on (``ib0``); left out, the node's host name."""
-    engine_tls: bool = False
-    """TLS from the gateway to the engines: each launch makes a certificate of its own, and the
-    registry pins it. For launches from then on; the embedded engine and Compose cannot."""
     gpu_vendor: Literal["nvidia", "amd"] = "nvidia"
+    engine_tls: bool = False
+    """TLS from the gateway to the engines, each with a certificate of its own launch. Needs
+    ``pip install 'modeltainer[tls]'``."""
     defaults: ResourcesSection = ResourcesSection()
     """Resources of every model that does not say otherwise."""
     partitions: dict[str, PartitionSection] = Field(default_factory=dict)

@@ -398,7 +398,7 @@ def _submission(
         job_id=job_id,
         submitted_unix=submitted,
         partition=spec.placement.partition if spec.placement else None,
-        gres=spec.placement.gres if spec.placement else None,
+        gres=spec.gres,
         local_start_ticks=ticks,
     )
 

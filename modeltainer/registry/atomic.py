@@ -42,6 +42,10 @@ def fsync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+Version = tuple[int, int, int]
+"""Inode, modification time in nanoseconds, size in bytes."""
+
+
 def read_bounded(path: Path, limit: int) -> tuple[bytes, os.stat_result]:
     """Content and stat of one regular file, from one open descriptor; never follows a symlink.
 
@@ -50,9 +54,35 @@ def read_bounded(path: Path, limit: int) -> tuple[bytes, os.stat_result]:
     Raises:
         OSError: missing, vanished (ESTALE), unreadable, a symlink, or not a regular file.
     """
+    data, stat = read_changed(path, limit, None)
+    assert data is not None
+    return data, stat
+
+
+def version(stat: os.stat_result) -> Version:
+    """What differs between two contents that :func:`write_whole` has written: each is a file of its
+    own, and an inode that is used again has another time."""
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def read_changed(
+    path: Path | str, limit: int, known: Version | None
+) -> tuple[bytes | None, os.stat_result]:
+    """:func:`read_bounded`, but None in place of content whose version is ``known``.
+
+    The file is opened all the same: on NFS that is what asks the server.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        stat = os.fstat(file.fileno())
+    try:
+        stat = os.fstat(descriptor)
         if not stat_module.S_ISREG(stat.st_mode):
             raise OSError(f"{path} is not a regular file")
-        return file.read(limit + 1), stat
+        if known == version(stat):
+            return None, stat
+        pieces = []
+        while limit >= 0 and (piece := os.read(descriptor, limit + 1)):
+            pieces.append(piece)
+            limit -= len(piece)
+        return b"".join(pieces), stat
+    finally:
+        os.close(descriptor)

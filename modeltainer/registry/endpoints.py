@@ -7,10 +7,9 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from modeltainer.registry.atomic import read_bounded, write_whole
+from modeltainer.registry.atomic import Version, read_changed, version, write_whole
 from modeltainer.registry.layout import Layout
 from modeltainer.registry.records import (
     MAX_RECORD_BYTES,
@@ -91,7 +90,7 @@ class EndpointReader:
         self._owners = frozenset({os.getuid()} if owners is None else owners)
         self._clock = clock
         self._leases: dict[str, _Lease] = {}
-        self._last: dict[str, tuple[Endpoint, int]] = {}
+        self._last: dict[str, tuple[Endpoint, int, Version]] = {}
         self.problems: dict[str, str] = {}
 
     def poll(self) -> list[Sighting]:
@@ -111,17 +110,17 @@ class EndpointReader:
             problems[str(self._layout.endpoints)] = error.strerror or str(error)
             names = sorted(self._last)
         sightings = []
+        folder = str(self._layout.endpoints)
         for name in names:
             try:
-                endpoint, uid = self._read(self._layout.endpoints / name)
+                endpoint, uid = self._read(folder, name)
             except FileNotFoundError:
                 continue
             except (OSError, BadRecordError) as error:
                 problems[name] = str(error)
                 if isinstance(error, BadRecordError) or name not in self._last:
                     continue
-                endpoint, uid = self._last[name]
-            self._last[name] = (endpoint, uid)
+                endpoint, uid = self._last[name][:2]
             sightings.append(self._judge(name, endpoint, uid, now))
         seen = set(names)
         for gone in [name for name in self._last if name not in seen]:
@@ -130,13 +129,20 @@ class EndpointReader:
         self.problems = problems
         return sightings
 
-    def _read(self, path: Path) -> tuple[Endpoint, int]:
-        data, stat = read_bounded(path, MAX_RECORD_BYTES)
+    def _read(self, folder: str, name: str) -> tuple[Endpoint, int]:
+        last = self._last.get(name)
+        data, stat = read_changed(
+            f"{folder}/{name}", MAX_RECORD_BYTES, last[2] if last is not None else None
+        )
         if stat.st_uid not in self._owners:
             raise BadRecordError(f"owned by uid {stat.st_uid}, which is not trusted here")
+        if data is None and last is not None:
+            return last[:2]
+        assert data is not None
         endpoint = decode(data, Endpoint)
-        if path.name != f"{endpoint.key}.json":
+        if name != f"{endpoint.key}.json":
             raise BadRecordError(f"says it is {endpoint.key}")
+        self._last[name] = (endpoint, stat.st_uid, version(stat))
         return endpoint, stat.st_uid
 
     def _judge(self, name: str, endpoint: Endpoint, uid: int, now: float) -> Sighting:

@@ -22,6 +22,7 @@ from modeltainer.registry.records import (
     encode,
 )
 from modeltainer.spec import LaunchSpec
+from modeltainer.tls import new_certificate
 
 MAX_SPEC_BYTES = 1024 * 1024
 
@@ -38,13 +39,20 @@ class Launch:
     submission: Submission | None
 
 
-def new_secret(env: dict[str, str] | None = None) -> LaunchSecret:
-    """Fresh credentials: 256 random bits of key, 128 of nonce."""
+def new_secret(env: dict[str, str] | None = None, *, tls: bool = False) -> LaunchSecret:
+    """Fresh credentials: 256 random bits of key, 128 of nonce; with a certificate for TLS.
+
+    Raises:
+        NoTlsError: certificates cannot be made here.
+    """
+    made = new_certificate("modeltainer engine") if tls else None
     return LaunchSecret(
         key=f"mte-{secrets.token_urlsafe(32)}",
         # llama.cpp signs its answers with the first of its names in the order of their bytes.
         nonce=f"~nonce-{secrets.token_hex(16)}",
         env=env or {},
+        certificate=made.certificate if made else None,
+        private_key=made.private_key if made else None,
     )
 
 

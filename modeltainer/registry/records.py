@@ -81,10 +81,10 @@ class Endpoint:
     aliases: tuple[str, ...] = ()
     host: str | None = None
     port: int | None = None
+    tls: bool = False
+    """It speaks TLS, with the certificate in its launch's secret."""
     served_name: str | None = None
     """The name to put into ``model`` of a request that goes to the engine."""
-    certificate: str | None = None
-    """PEM; the engine speaks TLS with exactly this certificate. None: it speaks plain HTTP."""
     engine_version: str | None = None
     context: int | None = None
     devices: tuple[str, ...] = ()
@@ -139,6 +139,10 @@ class LaunchSecret:
     nonce: str
     env: dict[str, str] = field(default_factory=dict)
     """Secret environment of the engine (for example HF_TOKEN), resolved on the login side."""
+    certificate: str | None = None
+    """PEM; the engine speaks TLS with it, and clients trust nothing else. None: plain HTTP."""
+    private_key: str | None = None
+    """PEM, of the certificate."""
 
 
 RecordT = TypeVar("RecordT", Endpoint, Submission, LaunchSecret)

@@ -20,8 +20,7 @@ GATEWAY_JOB = "modeltainer-gateway"
 ENGINE_JOB = "modeltainer-engine"
 OPEN_METRICS = frozenset({"vllm"})
 """Engines whose ``/metrics`` asks for no key. llama-server's wants its launch's own, which a target
-file cannot carry, and neither can it carry the certificate of an engine with TLS: what concerns
-their requests is in the gateway's metrics."""
+file cannot carry: what concerns its requests is in the gateway's metrics."""
 
 
 def target_groups(
@@ -39,8 +38,7 @@ def target_groups(
     for seen in sightings:
         one = seen.endpoint
         ready = seen.alive and one.state in {State.READY, State.DRAINING}
-        is_open = one.engine in OPEN_METRICS and one.certificate is None
-        if not ready or not is_open or one.host is None or one.port is None:
+        if not ready or one.engine not in OPEN_METRICS or one.host is None or one.port is None:
             continue
         host = f"[{one.host}]" if ":" in one.host else one.host
         groups.append(
@@ -52,6 +50,7 @@ def target_groups(
                 replica=str(one.replica),
                 node=one.node,
                 slurm_job=one.job_id,
+                **({"__scheme__": "https"} if one.tls else {}),
             )
         )
     return groups

@@ -21,6 +21,7 @@ from modeltainer.sizing.memory import (
     EngineName,
     Estimate,
     estimate,
+    vllm_batched_tokens,
 )
 from modeltainer.weights.shape import ModelShape
 
@@ -155,6 +156,11 @@ def _with(shape: ModelShape, device: Device, wish: Wish, gpus: int) -> Fit:
         tensor=tensor,
         pipeline=pipeline,
         element_bytes=wish.element_bytes,
+        batched_tokens=(
+            VLLM_BATCHED_TOKENS
+            if device.is_slice
+            else vllm_batched_tokens(device.name, device.memory_mib)
+        ),
     )
     share = utilization(device.memory_mib) if wish.engine == "vllm" else 1.0
     room = device.memory_mib * share

@@ -1,7 +1,7 @@
 """Memory of one model on each of its GPUs: weights, KV cache, activations, overhead.
 
 Weights, KV cache and state are exact (tests hold them against published figures and against what
-llama-server reports). The rest is an estimate on the safe side, from:
+llama-server and vLLM report). The rest is an estimate on the safe side, from:
 
 - CUDA context and libraries: 0.5 GiB per process; NCCL's buffers 0.5 GiB more per GPU when several
   work together; CUDA graphs 0.5 GiB (vLLM logs the true figures as "non-torch forward increase"
@@ -26,8 +26,10 @@ CUDA_CONTEXT_MIB = 512
 CUDA_GRAPHS_MIB = 512
 NCCL_MIB = 512
 VLLM_BATCHED_TOKENS = 2048
-"""vLLM's default ``max_num_batched_tokens`` of its server on GPUs below 70 GiB, with chunked
-prefill (vllm/engine/arg_utils.py); what the flags that are printed ask for."""
+"""vLLM's default ``max_num_batched_tokens`` of its server on most GPUs."""
+VLLM_BATCHED_TOKENS_LARGE = 8192
+"""The same on a GPU of 70 GiB or more that is no A100 (vllm/engine/arg_utils.py,
+get_batch_defaults, as of 0.22.1)."""
 VLLM_MAX_SEQUENCES = 256
 LLAMACPP_UBATCH = 512
 LLAMACPP_PADDING = 256
@@ -64,8 +66,19 @@ def kv_bytes_per_token(shape: ModelShape, *, element_bytes: float = 2) -> int:
     return int(values * element_bytes)
 
 
+def vllm_batched_tokens(name: str, memory_mib: int) -> int:
+    """vLLM's own ``max_num_batched_tokens`` on a whole GPU of this name and memory."""
+    large = memory_mib >= 70 * 1024 and "a100" not in name.lower()
+    return VLLM_BATCHED_TOKENS_LARGE if large else VLLM_BATCHED_TOKENS
+
+
 def sequence_bytes(
-    shape: ModelShape, context: int, engine: EngineName, *, element_bytes: float = 2
+    shape: ModelShape,
+    context: int,
+    engine: EngineName,
+    *,
+    element_bytes: float = 2,
+    batched_tokens: int = VLLM_BATCHED_TOKENS,
 ) -> int:
     """KV cache and state of one sequence of ``context`` tokens, all GPUs together.
 
@@ -75,7 +88,10 @@ def sequence_bytes(
     total = shape.state_bytes
     for group in shape.cache:
         total += int(
-            group.count * group.values_per_token * _kept(group, context, engine) * element_bytes
+            group.count
+            * group.values_per_token
+            * _kept(group, context, engine, batched_tokens)
+            * element_bytes
         )
     return total
 
@@ -90,6 +106,7 @@ def estimate(
     pipeline: int = 1,
     element_bytes: float = 2,
     gpu: bool = True,
+    batched_tokens: int = VLLM_BATCHED_TOKENS,
 ) -> Estimate:
     """Memory per GPU.
 
@@ -101,12 +118,13 @@ def estimate(
         pipeline: groups of GPUs that share the layers out.
         element_bytes: of the KV cache; 1 for fp8 (or q8_0, nearly).
         gpu: False leaves the CUDA context and graphs out.
+        batched_tokens: vLLM's ``max_num_batched_tokens``.
     """
     one = sum(
         int(
             group.count
             * group.values_per_token
-            * _kept(group, context, engine)
+            * _kept(group, context, engine, batched_tokens)
             * element_bytes
             * (1 if group.shared else max(1 / tensor, 1 / shape.kv_heads))
         )
@@ -119,27 +137,29 @@ def estimate(
     return Estimate(
         weights_mib=shape.weights_bytes / tensor / pipeline / MIB,
         kv_mib=per_sequence * concurrency,
-        activations_mib=_activations_mib(shape, engine, tensor, concurrency),
+        activations_mib=_activations_mib(shape, engine, tensor, concurrency, batched_tokens),
         overhead_mib=overhead,
         per_sequence_mib=per_sequence,
         kv_bytes_per_token=kv_bytes_per_token(shape, element_bytes=element_bytes),
     )
 
 
-def _kept(group: CacheLayers, context: int, engine: EngineName) -> int:
+def _kept(group: CacheLayers, context: int, engine: EngineName, batched_tokens: int) -> int:
     if group.window is None:
         return context
     if engine == "vllm":
-        return min(context, group.window - 1 + VLLM_BATCHED_TOKENS)
+        return min(context, group.window - 1 + batched_tokens)
     cells = group.window + LLAMACPP_UBATCH
     return min(context, -(-cells // LLAMACPP_PADDING) * LLAMACPP_PADDING)
 
 
-def _activations_mib(shape: ModelShape, engine: EngineName, tensor: int, concurrency: int) -> float:
+def _activations_mib(
+    shape: ModelShape, engine: EngineName, tensor: int, concurrency: int, batched_tokens: int
+) -> float:
     if engine == "llamacpp":
         rows = LLAMACPP_UBATCH * (shape.vocabulary + 2 * shape.intermediate + 4 * shape.hidden)
         return rows * 4 / MIB
-    layer = VLLM_BATCHED_TOKENS * (4 * shape.hidden + 3 * shape.intermediate / tensor) * 2
+    layer = batched_tokens * (4 * shape.hidden + 3 * shape.intermediate / tensor) * 2
     # The sampler works on float32 logits and a sorted copy.
     sampled = max(VLLM_MAX_SEQUENCES, concurrency) * shape.vocabulary * 4 * 2
     return (layer + sampled) / MIB

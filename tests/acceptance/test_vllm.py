@@ -29,7 +29,7 @@ def test_vllm_from_up_to_stop(cluster_22_05: Cluster) -> None:
     # Hard links: 3.5 GB are on the shared folder at once. Folders must be open to users.
     subprocess.run(["cp", "-al", str(packages), str(there)], check=True)
     subprocess.run(["cp", "-a", str(environment / "tiny-llama"), str(there) + "-model"], check=True)
-    alice = account(cluster_22_05, "alice", "vllm")
+    alice = account(cluster_22_05, "alice", "vllm", engine_tls=True)
     alice.config["models"]["tiny-llama"] = {
         "engine": "vllm",
         "source": "/shared/vllm-model",
@@ -52,6 +52,7 @@ def test_vllm_from_up_to_stop(cluster_22_05: Cluster) -> None:
     alice.mt("up tiny-llama --wait", timeout=400)
     [row] = alice.ls()
     assert row["state"] == "ready"
+    assert row["url"].startswith("https://")
     alice.mt("gateway start")
     key = alice.mt("key create laptop").stdout.strip()
     socket = json.loads(alice.mt("gateway status --json").stdout)["socket"]

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
+import shlex
+import shutil
+import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from modeltainer.cli.conversation import contents
 from modeltainer.cli.failures import Failure
 from modeltainer.cli.tunnel import Far, far_end, ssh_command
+from modeltainer.gateway.user_unit import user_unit
 from tests.cli.conftest import Shell
 
 
@@ -164,3 +171,35 @@ def test_an_error_in_a_stream_is_an_error() -> None:
 def test_a_stream_without_its_end_is_an_error() -> None:
     with pytest.raises(Failure, match="broke off"):
         list(contents(frames({"choices": [{"delta": {"content": "a"}}]})))
+
+
+def test_the_user_unit_starts_and_ends_a_gateway(shell: Shell, tmp_path: Path) -> None:
+    said = shell.run("gateway", "unit")
+    assert said.exit_code == 0
+    file = tmp_path / "modeltainer-gateway.service"
+    file.write_text(said.stdout)
+    if shutil.which("systemd-analyze"):
+        checked = subprocess.run(
+            ["systemd-analyze", "--user", "verify", str(file)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+        )
+        assert (checked.returncode, checked.stderr) == (0, "")
+    parsed = configparser.RawConfigParser()
+    parsed.optionxform = str  # type: ignore[assignment, method-assign]
+    parsed.read_string(said.stdout)
+    with subprocess.Popen(shlex.split(parsed["Service"]["ExecStart"])) as process:
+        deadline = time.monotonic() + 30
+        while shell.run("gateway", "status").exit_code and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert shell.json("gateway", "status")["answers"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_a_unit_quotes_what_systemd_would_read() -> None:
+    text = user_unit(Path("/home/a b/50%/$x/models.yaml"), python="/opt/python", drain_s=30)
+    assert '--config "/home/a b/50%%/$$x/models.yaml" gateway start --foreground' in text
+    assert "TimeoutStopSec=40" in text

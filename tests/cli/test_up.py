@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -101,6 +102,23 @@ def test_registry_that_cannot_be_written(shell: Shell) -> None:
     assert result.exit_code == 1
     assert str(shell.layout.root) in result.stderr
     assert "hint:" in result.stderr
+
+
+def test_tls_is_refused_where_the_engine_has_none(make_shell: MakeShell) -> None:
+    shell = make_shell(MODELS.replace("site:\n", "site:\n  engine_tls: true\n", 1))
+    result = shell.run("up", "tiny")
+    assert result.exit_code == 3
+    assert "the embedded runtime has no TLS" in result.stderr
+    assert not shell.layout.root.exists()
+
+
+def test_tls_without_its_package(make_shell: MakeShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    shell = make_shell(MODELS.replace("site:\n", "site:\n  engine_tls: true\n", 1))
+    result = shell.run("up", "sleeps")
+    assert result.exit_code == 1
+    assert "hint: pip install 'modeltainer[tls]'" in result.stderr
+    assert shell.left_behind() == []
 
 
 def test_from_up_to_stop(shell: Shell) -> None:

@@ -18,8 +18,8 @@ from tests.cluster.layers import Layer
 
 SOURCE = Path(__file__).resolve().parents[2]
 SOURCE_THERE = "/opt/modeltainer-src"
-EXTRA_PACKAGES = ("openai>=1.60",)
-"""Besides what ModelTainer needs: the client that the tests talk through."""
+EXTRA_PACKAGES = ("openai>=1.60", "cryptography>=42")
+"""Besides what ModelTainer needs: the client that the tests talk through, and the extra ``tls``."""
 
 SCRIPT = f"""
 python3 -m venv /opt/modeltainer

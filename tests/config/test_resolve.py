@@ -57,20 +57,10 @@ def test_runtimes_follow_the_machine(tmp_path: Path) -> None:
     assert launch_spec(llama, "m", 0, executor="slurm").resources.gpus == 0
 
 
-def test_tls_to_the_engines(tmp_path: Path) -> None:
-    site = {"engine_tls": True}
-    assert launch_spec(config(VLLM, site), "m", 0, executor="slurm").site.engine_tls
-    assert not launch_spec(config(VLLM), "m", 0, executor="slurm").site.engine_tls
-    llama = config(
-        {"engine": "llamacpp", "source": str(write_tiny_gguf(tmp_path / "m.gguf"))}, site
-    )
-    with pytest.raises(CannotLaunchError, match="embedded engine is built without TLS"):
-        launch_spec(llama, "m", 0, executor="local")
-    assert launch_spec(llama, "m", 0, executor="slurm").site.engine_tls
-    with pytest.raises(
-        ValueError, match=r"ssl_keyfile is set by mt-submit itself; use site.engine_"
-    ):
-        config({**VLLM, "engine_args": {"ssl_keyfile": "/k"}})
+@pytest.mark.parametrize("option", ["ssl-keyfile", "ssl_certfile", "ssl-key-file"])
+def test_an_engines_own_tls_is_the_launchs(option: str) -> None:
+    with pytest.raises(ValueError, match=r"is set by mt-submit itself; use site\.engine_tls"):
+        config({**VLLM, "engine_args": {option: "/k"}})
 
 
 def test_a_gpu_brings_the_gpu_image(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ class ScriptedEngine:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """``names``: listed by ``GET /v1/models``; ``key``: demanded as bearer token."""
-        self.names, self.key, self._tls = list(names), key, tls
+        self.names, self.key, self.tls = list(names), key, tls
         self.port = port
         self.requests: list[Request] = []
         self.probes = 0
@@ -195,7 +195,7 @@ class ScriptedEngine:
 
     async def _listen(self) -> None:
         self._server = await self._loop.create_server(
-            lambda: _Connection(self), "127.0.0.1", self.port, backlog=1024, ssl=self._tls
+            lambda: _Connection(self), "127.0.0.1", self.port, backlog=1024, ssl=self.tls
         )
         self.port = self._server.sockets[0].getsockname()[1]
 

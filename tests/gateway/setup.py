@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -62,7 +61,6 @@ class World:
         *,
         aliases: tuple[str, ...] = (),
         engine: ScriptedEngine | None = None,
-        tls: ssl.SSLContext | None = None,
         state: State = State.READY,
         secret: LaunchSecret | None = None,
         **fields: Any,
@@ -83,7 +81,7 @@ class World:
         )
         launches.create(self.layout, spec, secret)
         if engine is None:
-            engine = ScriptedEngine([model, secret.nonce], secret.key, tls=tls)
+            engine = ScriptedEngine([model, secret.nonce], secret.key)
             engine.__enter__()
             self._engines.append(engine)
         endpoint = Endpoint(
@@ -180,13 +178,16 @@ class World:
             assert time.monotonic() < deadline, "did not come true in time"
             time.sleep(0.005)
 
+    def log_lines(self) -> list[dict[str, Any]]:
+        """Every event so far."""
+        return [json.loads(line) for line in self._log_file.read_text().splitlines()]
+
     def log(self, event: str) -> list[dict[str, Any]]:
         """Events of one kind, at least one (a request's line comes just after its answer)."""
         found: list[dict[str, Any]] = []
 
         def look() -> bool:
-            lines = [json.loads(line) for line in self._log_file.read_text().splitlines()]
-            found[:] = [line for line in lines if line["event"] == event]
+            found[:] = [line for line in self.log_lines() if line["event"] == event]
             return bool(found)
 
         self.until(look)

@@ -168,4 +168,8 @@ def test_models_are_listed_with_their_state(world: World) -> None:
         assert all(one["created"] <= time.time() for one in listed)
         seen = world.client.get("/v1/models", headers={"authorization": f"Bearer {limited}"})
         assert [one["id"] for one in seen.json()["data"]] == ["up"]
-        assert json.loads(world.client.get("/openapi.json").content)["info"]["title"]
+        document = json.loads(world.client.get("/openapi.json").content)
+        for path in PROXIED:
+            [body] = document["paths"][path]["post"]["requestBody"]["content"].values()
+            name = body["schema"]["$ref"].rpartition("/")[2]
+            assert "model" in document["components"]["schemas"][name]["required"]

@@ -73,10 +73,6 @@ def test_targets_are_the_gateway_and_engines_with_open_metrics(
 ) -> None:
     world.launch("keyed")  # llama.cpp asks for the launch's key
     world.launch("loading", state=State.LOADING)
-    world.launch("sealed", certificate="PEM")
-    for file in world.layout.endpoints.iterdir():
-        if b'"sealed"' in file.read_bytes():  # vLLM over TLS: a target file cannot pin it
-            file.write_bytes(file.read_bytes().replace(b'"llamacpp"', b'"vllm"'))
     sightings = EndpointReader(world.layout).poll()
     groups = target_groups(gateway_at("http://[::1]:8000"), sightings)
     assert [group["targets"] for group in groups] == [["[::1]:8000"], [f"127.0.0.1:{vllm.port}"]]

@@ -270,3 +270,33 @@ def test_a_writers_own_failure_keeps_its_last_word(
     monkeypatch.undo()
     assert EndpointReader(layout).poll()[0].endpoint.node == "first"
     assert writer.write(node="third").counter == 2
+
+
+def test_a_file_that_stays_is_not_decoded_again(layout: Layout) -> None:
+    writer = EndpointWriter(layout, endpoint())
+    writer.write()
+    reader = EndpointReader(layout)
+    [first], [second] = reader.poll(), reader.poll()
+    assert second.endpoint is first.endpoint
+    writer.write()
+    [third] = reader.poll()
+    assert third.endpoint.counter == first.endpoint.counter + 1
+    assert third.confirmed
+
+
+def test_an_owner_that_changes_is_seen_without_a_new_content(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    EndpointWriter(layout, endpoint()).write()
+    reader = EndpointReader(layout)
+    assert len(reader.poll()) == 1
+    fstat = os.fstat
+
+    def others(descriptor: int) -> os.stat_result:
+        fields = list(fstat(descriptor))
+        fields[4] += 1
+        return os.stat_result(fields, {"st_mtime_ns": fstat(descriptor).st_mtime_ns})
+
+    monkeypatch.setattr(os, "fstat", others)
+    assert reader.poll() == []
+    assert "not trusted" in next(iter(reader.problems.values()))

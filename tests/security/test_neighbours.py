@@ -127,6 +127,23 @@ def test_memory_of_alices_processes_is_closed(scene: Scene) -> None:
             assert said.stdout == "", file
 
 
+def test_a_crash_of_alices_processes_leaves_no_core_file(scene: Scene) -> None:
+    found = {}
+    for host in ("login", scene.node):
+        for name in ("llama-server", "modeltainer"):
+            for pid in scene.cluster.run(
+                host, ["pgrep", "-u", "alice", "-f", name], "root", check=False
+            ).stdout.split():
+                line = f"grep 'core file' /proc/{pid}/limits; tr '\\0' ' ' < /proc/{pid}/cmdline"
+                said = scene.cluster.run(host, ["sh", "-c", line], "root", check=False).stdout
+                limit, _, command = said.partition("\n")
+                if command and not command.startswith(("srun", "slurmstepd")):
+                    found[command] = limit.split()[4]
+    assert any("llama-server" in command for command in found)
+    assert any("gateway start" in command for command in found)
+    assert {command: soft for command, soft in found.items() if soft != "0"} == {}
+
+
 def test_bob_cannot_plant_a_record_in_alices_registry(scene: Scene) -> None:
     target = f"{scene.alice.home}/registry/endpoints/1.x-r0-aaaaaa.json"
     assert scene.bob("login", f"echo '{{}}' > {target}").returncode != 0
