@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from modeltainer.bench.answer import Answer
+from modeltainer.tls import pinned
 
 clock: Callable[[], float] = time.monotonic
 """CLOCK_MONOTONIC, the same for all processes of this machine; seconds."""
@@ -38,6 +40,13 @@ class Target:
     key: str = ""
     name: str = ""
     """How it is called in results: its URL."""
+    certificate: str | None = None
+    """PEM of the one certificate that is taken there; None: plain HTTP."""
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """The client's side of TLS; None for plain HTTP."""
+        return None if self.certificate is None else pinned(self.certificate)
 
     def head(self, path: str, length: int) -> bytes:
         """A request's head for a body of ``length`` bytes."""
@@ -48,28 +57,40 @@ class Target:
         ).encode()
 
 
-def target(url: str, model: str, key: str = "", socket: str | None = None) -> Target:
+def target(
+    url: str,
+    model: str,
+    key: str = "",
+    socket: str | None = None,
+    *,
+    certificate: str | None = None,
+) -> Target:
     """A target from a base URL, with or without ``/v1``, or ``unix:/path``.
 
+    Args:
+        certificate: of an ``https://`` URL: PEM that the server there must have.
+
     Raises:
-        TargetError: not http (bring TLS to this machine with a tunnel), or without a host.
+        TargetError: not http, nor https with a certificate, or without a host.
     """
     if socket is None and url.startswith("unix:"):
         socket = url.removeprefix("unix:")
     if socket is not None:
         return Target(model, "localhost", socket=socket, key=key, name=f"unix:{socket}")
     parts = urlsplit(url if "//" in url else f"http://{url}")
-    if parts.scheme != "http":
+    if parts.scheme != "http" and (parts.scheme != "https" or certificate is None):
         raise TargetError(
-            f"{url}: only http:// and unix: are measured; TLS would be measured with it"
+            f"{url}: only http:// and unix: are measured, and https:// of an endpoint of your own "
+            "(mt-submit ls); other TLS would be measured with it"
         )
     try:
-        host, port = parts.hostname, parts.port or 80
+        host, port = parts.hostname, parts.port or (443 if certificate else 80)
     except ValueError as error:
         raise TargetError(f"{url}: {error}") from None
     if not host:
         raise TargetError(f"{url}: no host in it")
-    return Target(model, host, port, key=key, name=f"http://{parts.netloc}")
+    name = f"{parts.scheme}://{parts.netloc}"
+    return Target(model, host, port, key=key, name=name, certificate=certificate)
 
 
 @dataclass
@@ -278,7 +299,8 @@ class Client:
         if self._target.socket is not None:
             _, made = await self._loop.create_unix_connection(make, self._target.socket)
         else:
-            _, made = await self._loop.create_connection(make, self._target.host, self._target.port)
+            to = self._target
+            _, made = await self._loop.create_connection(make, to.host, to.port, ssl=to.tls)
         return made
 
     def close(self) -> None:

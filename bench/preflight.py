@@ -166,11 +166,13 @@ def _post(client: httpx.Client, to: Target, workload: Workload, text: str) -> ht
 def _client(to: Target) -> httpx.Client:
     import httpx
 
+    scheme = "http" if to.certificate is None else "https"
     return httpx.Client(
-        base_url="http://localhost" if to.socket else f"http://{_host(to.host)}:{to.port}",
+        base_url="http://localhost" if to.socket else f"{scheme}://{_host(to.host)}:{to.port}",
         headers={"authorization": f"Bearer {to.key}"} if to.key else {},
         transport=httpx.HTTPTransport(uds=to.socket) if to.socket else None,
         timeout=_TIMEOUT_S,
+        verify=to.tls or True,
         trust_env=False,
     )
 

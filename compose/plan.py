@@ -73,6 +73,11 @@ def plan(
         problems.append(f"there is no profile {unknown[0]!r}; known: {', '.join(PROFILES)}")
     if not chosen and not problems:
         problems.append("models.yaml has no models")
+    if config.site.engine_tls:
+        problems.append(
+            "site.engine_tls is for engines on other nodes; Docker Compose's are on this machine's "
+            "internal network, without TLS: set it in your cluster's site.yaml, not in models.yaml"
+        )
     replicas: list[Replica] = []
     for name in chosen:
         found = _slurm_only(name, config, config.models[name])

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ssl import SSLCertVerificationError, SSLContext
+from ssl import SSLCertVerificationError, SSLContext, SSLError
 from typing import cast
 
 import httptools
@@ -31,6 +31,12 @@ class ConnectError(UpstreamError):
     """No connection: refused, unreachable, or not within the connect timeout."""
 
     code = "upstream_unreachable"
+
+
+class WrongCertificateError(ConnectError):
+    """The server there is not the one whose certificate the launch's secret has."""
+
+    code = "upstream_certificate"
 
 
 class ConnectionDiedError(UpstreamError):
@@ -350,8 +356,9 @@ async def connect(
         tls: what it must prove; None speaks plain HTTP.
 
     Raises:
-        ConnectError: refused, unreachable, no such host, not within ``timeout``, or its certificate
-            is not the launch's own.
+        WrongCertificateError: its certificate is not the launch's own.
+        ConnectError: refused, unreachable, no such host, no TLS where it is due, or not within
+            ``timeout``.
     """
     loop = asyncio.get_running_loop()
     try:
@@ -359,11 +366,17 @@ async def connect(
             loop.create_connection(lambda: UpstreamConnection(loop), host, port, ssl=tls), timeout
         )
     except SSLCertVerificationError as error:
-        raise ConnectError(
+        raise WrongCertificateError(
             "cannot connect to the engine: the certificate there is not this launch's "
             f"({error.verify_message})"
         ) from error
+    except SSLError as error:
+        raise ConnectError(
+            "cannot connect to the engine: what answers there does not speak TLS "
+            f"({error.reason or error})"
+        ) from error
     except (OSError, asyncio.TimeoutError) as error:
-        reason = str(error) or f"no answer within {timeout:g} s"
+        late = f"no answer{'' if tls is None else ' to TLS'} within {timeout:g} s"
+        reason = str(error) or late
         raise ConnectError(f"cannot connect to the engine: {reason}") from error
     return protocol

@@ -281,7 +281,9 @@ class Agent:
             files[CERTIFICATE_FILE] = self._secret.certificate
             files[PRIVATE_KEY_FILE] = self._secret.private_key
         for name, content in files.items():
-            (Path(scratch) / name).write_text(content)
+            file = Path(scratch) / name
+            file.touch(mode=0o600)  # closed to others before there is anything in it
+            file.write_text(content)
         secrets = {**self._secret.env, self._engine.key_variable: self._secret.key}
         if not contained or image is None:
             return list(command.argv), {**os.environ, **command.env, **spec.env, **secrets}

@@ -167,6 +167,13 @@ SIGNS: tuple[Sign, ...] = (
         "check engine_args against the engine's --help (mt-submit logs shows the line)",
     ),
     _sign(
+        "no-tls-in-engine",
+        r"built without SSL support",
+        "the engine was built without TLS, which site.engine_tls asks for",
+        "use an image whose llama-server has it (Debian's and vLLM do), or "
+        "leave site.engine_tls out",
+    ),
+    _sign(
         "no-such-model-file",
         r"failed to open GGUF file|gguf_init_from_file: failed to open|"
         r"failed to load model.*No such file|error loading model: .*failed to open",

@@ -141,7 +141,9 @@ async def _run(rows: list[BatchRow], results: Results, door: Door, limits: Limit
         base_url=door.url,
         headers={"Authorization": f"Bearer {door.key}"} if door.key else {},
         transport=httpx.AsyncHTTPTransport(
-            uds=door.socket, limits=httpx.Limits(max_connections=limits.concurrency)
+            verify=door.verify,
+            uds=door.socket,
+            limits=httpx.Limits(max_connections=limits.concurrency),
         ),
         timeout=httpx.Timeout(10.0, read=900.0, pool=None),
         trust_env=False,

@@ -243,11 +243,14 @@ def _check_choices(options: dict[str, Any]) -> None:
 
 def _targets(invocation: Invocation, options: dict[str, Any]) -> tuple[Target, ...]:
     from modeltainer.bench.client import TargetError, target
-    from modeltainer.cli.gateway_client import own_door
+    from modeltainer.cli.gateway_client import certificate_at, own_door
+
+    def at(url: str, model: str, key: str) -> Target:
+        return target(url, model, key, certificate=certificate_at(invocation.layout, url))
 
     try:
         if options["url"]:
-            first = target(options["url"], options["model"], options["key"] or "")
+            first = at(options["url"], options["model"], options["key"] or "")
         else:
             door = own_door(invocation.layout())
             first = target(door.url, options["model"], options["key"] or door.key, door.socket)
@@ -256,7 +259,7 @@ def _targets(invocation: Invocation, options: dict[str, Any]) -> tuple[Target, .
         other = options["against"] or options["model"]
         if options["against_url"]:
             key = options["against_key"] or options["key"] or ""
-            return first, target(options["against_url"], other, key)
+            return first, at(options["against_url"], other, key)
     except TargetError as error:
         raise click.UsageError(str(error)) from None
     from dataclasses import replace

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from modeltainer.cli.exit_codes import GATEWAY_UNREACHABLE
 from modeltainer.cli.failures import Failure
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
     from modeltainer.gateway.address import GatewayAddress
@@ -25,11 +28,22 @@ class Door:
     """Base URL, without ``/v1``; its host means nothing with a socket."""
     socket: str | None = None
     key: str = ""
+    certificate: str | None = None
+    """PEM; an engine of this user's own that has this certificate and no other."""
 
     @property
     def name(self) -> str:
         """For people."""
         return f"unix:{self.socket}" if self.socket else self.url
+
+    @property
+    def verify(self) -> ssl.SSLContext | bool:
+        """Whom to trust over https, as httpx takes it."""
+        if self.certificate is None:
+            return True
+        from modeltainer.tls import pinned
+
+        return pinned(self.certificate)
 
     @contextmanager
     def client(self, read_timeout_s: float) -> Iterator[httpx.Client]:
@@ -47,6 +61,7 @@ class Door:
             headers=headers,
             transport=httpx.HTTPTransport(uds=self.socket) if self.socket else None,
             timeout=httpx.Timeout(5.0, read=read_timeout_s),
+            verify=self.verify,
             trust_env=False,
         ) as client:
             yield client
@@ -87,7 +102,9 @@ def chosen_door(layout: Callable[[], Layout], url: str | None, key: str | None) 
     """The door that ``--url`` and ``--key`` name; without a URL this registry's own gateway's.
 
     Args:
-        url: ``http://host:port`` (with or without ``/v1``) or ``unix:/path``.
+        url: ``http://host:port`` (with or without ``/v1``) or ``unix:/path``. Behind ``https://``
+            is an engine of this registry's, with the certificate that it pins, or else any server
+            that the web's authorities vouch for.
 
     Raises:
         Failure: no URL is given, and no gateway runs.
@@ -97,7 +114,47 @@ def chosen_door(layout: Callable[[], Layout], url: str | None, key: str | None) 
         return Door(own.url, own.socket, key or own.key)
     if url.startswith("unix:"):
         return Door("http://localhost", url.removeprefix("unix:"), key or "")
-    return Door(url.rstrip("/").removesuffix("/v1"), None, key or "")
+    certificate = certificate_at(layout, url)
+    return Door(url.rstrip("/").removesuffix("/v1"), None, key or "", certificate)
+
+
+def certificate_at(layout: Callable[[], Layout], url: str) -> str | None:
+    """The certificate (PEM) of this registry's endpoint at an ``https://`` URL; None where the URL
+    is another server's, or there is no configuration that names a registry.
+
+    Raises:
+        Failure: the endpoint is this registry's, and its launch's secret cannot be read.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "https":
+        return None
+    from modeltainer.config.problems import ConfigError
+    from modeltainer.registry.endpoints import EndpointReader
+    from modeltainer.registry.launches import read_secret
+    from modeltainer.registry.records import BadRecordError
+
+    try:
+        known = layout()
+        sightings = EndpointReader(known).poll()
+        place = parts.hostname, parts.port
+    except (ConfigError, ValueError):
+        return None
+    ours = [
+        seen.endpoint
+        for seen in sightings
+        if ((seen.endpoint.host or "").lower(), seen.endpoint.port) == place
+    ]
+    # A killed launch may have left its record, and its port to the next one.
+    newest = max(ours, key=lambda one: one.started_unix, default=None)
+    if newest is None:
+        return None
+    try:
+        return read_secret(known.launch(newest.launch_id)).certificate
+    except (OSError, BadRecordError, ValueError) as error:
+        raise Failure(
+            f"{url} is an endpoint of yours, and its certificate cannot be read: {error}",
+            "go through the gateway instead: leave out --url",
+        ) from error
 
 
 def answers(door: Door, path: str = "/health") -> bool:

@@ -73,6 +73,12 @@ _OWN_OPTIONS = {
     "hf-repo": "use source",
     "hf-file": "use source.file",
     "revision": "use source.revision",
+    "ssl-keyfile": "use site.engine_tls",
+    "ssl-certfile": "use site.engine_tls",
+    "ssl-key-file": "use site.engine_tls",
+    "ssl-cert-file": "use site.engine_tls",
+    "ssl-cert-reqs": "the gateway shows no certificate; each launch has a key of its own",
+    "enable-ssl-refresh": "each launch has one certificate, for as long as it lives",
     "max-model-len": "use context",
     "ctx-size": "use context",
 }

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from modeltainer.cli.main import cli
 from modeltainer.compose.engine_watch import LOST_AFTER, Watch, after_probe
-from modeltainer.compose.plan import PROFILES
+from modeltainer.compose.plan import PROFILES, CannotComposeError, plan
 from modeltainer.config.schema import Config
 from modeltainer.registry.records import State
 from tests.compose.plugin import config
@@ -190,6 +190,13 @@ def test_all_reasons_at_once(run: Run) -> None:
     bad = {**SMALL, "runtime": "native", "resources": {"partition": "gpu", "qos": "high"}}
     done = run(bad=bad)
     assert [word in done.stderr for word in ("partition", "qos", "runtime")] == [True] * 3
+
+
+def test_tls_to_the_engines_is_a_clusters(tmp_path: Path) -> None:
+    small = {"engine": "llamacpp", "source": "org/small-GGUF", "resources": {"gpus": 0}}
+    chosen = Config.model_validate({"site": {"engine_tls": True}, "models": {"small": small}})
+    with pytest.raises(CannotComposeError, match=r"site\.engine_tls is for engines on other nodes"):
+        plan(chosen)
 
 
 def test_a_gpu_model_without_the_gpu_profile_is_refused(run: Run) -> None:

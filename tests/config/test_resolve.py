@@ -57,6 +57,12 @@ def test_runtimes_follow_the_machine(tmp_path: Path) -> None:
     assert launch_spec(llama, "m", 0, executor="slurm").resources.gpus == 0
 
 
+@pytest.mark.parametrize("option", ["ssl-keyfile", "ssl_certfile", "ssl-key-file"])
+def test_an_engines_own_tls_is_the_launchs(option: str) -> None:
+    with pytest.raises(ValueError, match=r"is set by mt-submit itself; use site\.engine_tls"):
+        config({**VLLM, "engine_args": {option: "/k"}})
+
+
 def test_a_gpu_brings_the_gpu_image(tmp_path: Path) -> None:
     gguf = str(write_tiny_gguf(tmp_path / "m.gguf"))
     model = {"engine": "llamacpp", "source": gguf, "resources": {"gpus": 1}}

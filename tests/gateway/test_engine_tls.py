@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +77,38 @@ def test_plain_http_is_not_taken_where_tls_is_due(world: World, secret: LaunchSe
             assert not plain.requests
 
 
+@pytest.mark.parametrize(
+    ("says", "why"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", "does not speak TLS"),
+        (b"", "no answer to TLS within 0.3 s"),
+    ],
+    ids=["plain HTTP", "silence"],
+)
+def test_nothing_is_said_before_the_handshake(
+    world: World, secret: LaunchSecret, says: bytes, why: str
+) -> None:
+    heard: list[bytes] = []
+
+    def listen(listener: socket.socket) -> None:
+        taken, _ = listener.accept()
+        with taken:
+            heard.append(taken.recv(65536))
+            taken.sendall(says)
+            heard.append(taken.recv(65536))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=listen, args=(listener,), daemon=True)
+        thread.start()
+        world.launch(engine=ScriptedEngine(port=listener.getsockname()[1]), secret=secret)
+        with world.serving(connect_timeout=0.3):
+            assert why in world.log("endpoint_unproven")[0]["reason"]
+            thread.join(5)
+    assert heard[0][:1] == b"\x16"  # a TLS handshake (RFC 8446, 5.1), and nothing before it
+    assert secret.key.encode() not in b"".join(heard)
+    assert b"models" not in b"".join(heard)
+
+
 def test_an_impostor_on_a_reused_port_costs_no_request(
     world: World, secret: LaunchSecret, tmp_path: Path
 ) -> None:
@@ -90,6 +124,9 @@ def test_an_impostor_on_a_reused_port_costs_no_request(
             impostor.port = port
             with impostor:
                 assert [world.chat().status_code for _ in range(6)] == [200] * 6
+            [failed] = world.log("attempt_failed")
+            assert failed["error"] == "upstream_certificate"
+            assert "the certificate there is not this launch's" in failed["message"]
             assert not impostor.requests
             assert sound.engine.requests
 

@@ -70,7 +70,9 @@ def start_agent(tmp_path: Path, tiny_model: Path) -> Iterator[StartAgent]:
     started: list[RunningAgent] = []
     layout = Layout(tmp_path / "registry")
 
-    def start(environ: dict[str, str] | None = None, **changes: Any) -> RunningAgent:
+    def start(
+        environ: dict[str, str] | None = None, *, tls: bool = False, **changes: Any
+    ) -> RunningAgent:
         spec = LaunchSpec(
             launch_id=new_launch_id("tiny", len(started)),
             model="tiny",
@@ -84,7 +86,7 @@ def start_agent(tmp_path: Path, tiny_model: Path) -> Iterator[StartAgent]:
             drain_s=5,
         )
         spec = replace(spec, **changes)
-        secret = launches.new_secret()
+        secret = launches.new_secret(tls=tls)
         folder = launches.create(layout, spec, secret)
         process = subprocess.Popen(
             [sys.executable, "-c", RUN, str(folder)],

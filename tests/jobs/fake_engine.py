@@ -2,13 +2,16 @@
 
 ``hang``: never listen. ``port-taken STATE``: fail to bind twice, noting each port in STATE.
 ``stranger``: answer as a server that does not know the nonce. ``busy-for SECONDS``: report a
-running request for this long after SIGTERM's drain began.
+running request for this long after SIGTERM's drain began. ``serve``: answer, over TLS where it is
+given a key file. ``no-tls``: the same without TLS, whatever it is given. ``impostor FOLDER``: the
+same with the key and the certificate that lie there.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import ssl
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -65,7 +68,15 @@ def main() -> None:
     if act == "busy-for":
         # Counted from the start: ready comes within a fraction of a second.
         Handler.busy_until = time.monotonic() + float(sys.argv[2]) + 1.0
-    ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    if "--ssl-key-file" in sys.argv and act != "no-tls":
+        key, certificate = option("--ssl-key-file"), option("--ssl-cert-file")
+        if act == "impostor":
+            key, certificate = (f"{sys.argv[2]}/{Path(path).name}" for path in (key, certificate))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.serve_forever()
 
 
 if __name__ == "__main__":

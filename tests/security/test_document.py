@@ -26,5 +26,6 @@ def test_each_attack_test_is_in_the_table() -> None:
         (
             "tests/security/test_gateway_attacks.py",
             "test_a_client_that_keeps_its_connection_is_not_hurried",
-        )
+        ),
+        ("tests/security/test_engine_tls.py", "test_bench_and_chat_straight_at_an_engine"),
     }
