@@ -46,8 +46,7 @@ class RegistryFollower:
         self._layout, self._ring, self._publish = layout, ring, publish
         self._reader = EndpointReader(layout)
         self._interval_s, self._warn = interval_s, warn
-        self._secrets: dict[tuple[str, float], LaunchSecret] = {}
-        self._targets: dict[str, tuple[Endpoint, Target]] = {}
+        self._targets: dict[str, tuple[Endpoint, Target, LaunchSecret]] = {}
         """By endpoint file; the reader gives the same record again while the file stays."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
@@ -64,32 +63,33 @@ class RegistryFollower:
         """Read the registry once, in the calling thread."""
         sightings = tuple(self._reader.poll())
         problems = dict(self._reader.problems)
-        targets: dict[str, tuple[Endpoint, Target]] = {}
-        secrets: dict[tuple[str, float], LaunchSecret] = {}
+        targets: dict[str, tuple[Endpoint, Target, LaunchSecret]] = {}
         for seen in sightings:
             if not seen.alive or seen.endpoint.state is not State.READY:
                 continue
             endpoint = seen.endpoint
-            known = self._targets.get(endpoint.key)
-            if known is not None and known[0] is endpoint:
-                targets[endpoint.key] = known
-                secrets[_identity(endpoint)] = self._secrets[_identity(endpoint)]
-                continue
-            try:
-                target, secret = self._target(seen)
-            except (OSError, BadRecordError, ValueError) as error:
-                problems[f"{endpoint.key}.json"] = str(error)
-                continue
-            secrets[_identity(endpoint)] = secret
-            targets[endpoint.key] = (endpoint, target)
-        self._secrets, self._targets = secrets, targets
-        return Snapshot(tuple(target for _, target in targets.values()), sightings, problems)
+            key = endpoint.key
+            known = self._targets.get(key)
+            if known is None or known[0] is not endpoint:
+                try:
+                    known = (endpoint, *self._target(seen, known))
+                except (OSError, BadRecordError, ValueError) as error:
+                    problems[f"{key}.json"] = str(error)
+                    continue
+            targets[key] = known
+        self._targets = targets
+        return Snapshot(tuple([one[1] for one in targets.values()]), sightings, problems)
 
-    def _target(self, seen: Sighting) -> tuple[Target, LaunchSecret]:
+    def _target(
+        self, seen: Sighting, known: tuple[Endpoint, Target, LaunchSecret] | None
+    ) -> tuple[Target, LaunchSecret]:
         endpoint = seen.endpoint
         if endpoint.host is None or endpoint.port is None:
             raise BadRecordError("says it is ready, but has no address")
-        secret = self._secrets.get(_identity(endpoint)) or self._secret(seen)
+        if known is not None and _identity(known[0]) == _identity(endpoint):
+            secret = known[2]  # its lease was renewed, no more
+        else:
+            secret = self._secret(seen)
         target = Target(
             key=endpoint.key,
             launch_id=endpoint.launch_id,

@@ -68,6 +68,8 @@ class _Lease:
     counter: int
     moved_at: float
     confirmed: bool
+    shown: Sighting | None = None
+    """The last one, given again while nothing has changed."""
 
 
 class EndpointReader:
@@ -146,12 +148,24 @@ class EndpointReader:
         return endpoint, stat.st_uid
 
     def _judge(self, name: str, endpoint: Endpoint, uid: int, now: float) -> Sighting:
-        identity = (endpoint.launch_id, endpoint.started_unix)
         lease = self._leases.get(name)
+        if lease is not None and lease.shown is not None and lease.shown.endpoint is endpoint:
+            identity = lease.identity
+        else:
+            identity = (endpoint.launch_id, endpoint.started_unix)
         if lease is None or lease.identity != identity:
             lease = self._leases[name] = _Lease(identity, endpoint.counter, now, confirmed=False)
         elif endpoint.counter != lease.counter:
             lease.counter, lease.moved_at, lease.confirmed = endpoint.counter, now, True
         ended = endpoint.state is State.ENDED
         alive = not ended and now - lease.moved_at <= LEASE_PERIODS * endpoint.period_s
-        return Sighting(endpoint, uid, alive=alive, confirmed=lease.confirmed)
+        shown = lease.shown
+        if (
+            shown is None
+            or shown.endpoint is not endpoint
+            or shown.uid != uid
+            or shown.alive is not alive
+            or shown.confirmed is not lease.confirmed
+        ):
+            shown = lease.shown = Sighting(endpoint, uid, alive=alive, confirmed=lease.confirmed)
+        return shown
