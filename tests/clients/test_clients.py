@@ -40,7 +40,7 @@ def install(folder: Path) -> None:
 def test_unchanged_clients(machine: BareMachine, python: str, library: str) -> None:
     seen = json.loads(machine.run(python, str(PROGRAM), library).stdout.splitlines()[-1])
     assert seen["tokens"] == 8
-    assert seen["chunks"] >= 8
+    assert seen["chunks"] >= 3  # a token that ends within a character has no chunk of its own
     assert seen["vectors"][0] == seen["vectors"][1] > 0
     if library == "litellm":
         assert seen["usage"] == 8

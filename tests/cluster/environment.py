@@ -29,7 +29,7 @@ cat >/opt/modeltainer/bin/mt-submit <<'EOF'
 #!/opt/modeltainer/bin/python
 import sys
 
-from modeltainer.cli.main import main
+from modeltainer.cli.entry import main
 
 sys.exit(main())
 EOF
