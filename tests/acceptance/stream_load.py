@@ -1,11 +1,12 @@
 """A steady load of streams on the login node; prints what became of each as JSON at the end.
 
 Arguments: base URL, key, model, seconds, workers, and how long a long stream takes when it is alone
-(seconds; the number of its tokens is found by trying).
+(seconds; the number of its tokens is found by trying). SIGTERM ends it early: no new stream begins.
 """
 
 import asyncio
 import json
+import signal
 import sys
 import time
 
@@ -48,10 +49,12 @@ async def stream(client: httpx.AsyncClient, model: str, tokens: int) -> dict[str
 async def main() -> None:
     url, key, model, seconds, workers, alone_s = sys.argv[1:]
     results: list[dict[str, object]] = []
+    enough = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, enough.set)
 
     async def work(number: int) -> None:
         count = number
-        while time.monotonic() < end:
+        while time.monotonic() < end and not enough.is_set():
             tokens = most if count % 3 == 0 else 8
             results.append(await stream(client, model, tokens))
             count += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from typing import Any
 
 import pytest
 
@@ -85,7 +86,14 @@ def test_a_thousand_streams_at_once(world: World) -> None:
     gate = Gate()
     engine.answer = [Send(STREAM_HEAD), piece(token("a")), gate, *AFTER_GATE]
     request = b'{"model":"m","stream":true}'
-    with world.serving(max_connections=1000), contextlib.ExitStack() as held:
+    # The engine, the gateway and the clients share one interpreter here: a connection that waits
+    # for its turn is not one that the engine refused.
+    patient: dict[str, Any] = {
+        "max_connections": 1000,
+        "connect_timeout": 60.0,
+        "pool_timeout": 60.0,
+    }
+    with world.serving(**patient), contextlib.ExitStack() as held:
         connections = [held.enter_context(world.raw()) for _ in range(1000)]
         for connection in connections:
             connection.sendall(world.raw_request(request))
