@@ -40,7 +40,7 @@ types: $(VENV)/.dev
 # What is generated from the code: the editors' schema, reference pages, example batch files.
 schema: $(VENV)/.dev
 	$(BIN)/mt-submit validate --schema > config/models.schema.json
-	$(BIN)/python tools/reference.py
+	$(BIN)/python -m tools.reference
 	$(BIN)/python tools/sbatch_files.py
 
 docs: $(VENV)/.dev

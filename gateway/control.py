@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -28,9 +28,13 @@ if TYPE_CHECKING:
 class ModelCard(BaseModel):
     """One model, as OpenAI's API lists it, with what the gateway knows beside."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     id: str
+    """The name to put into ``model`` of a request."""
     object: str = "model"
     created: int
+    """When the gateway started (seconds since 1970)."""
     owned_by: str = "modeltainer"
     state: str
     """``ready`` when an endpoint serves it now, ``queued``, ``starting``, ``pulling``, ``loading``
@@ -38,6 +42,7 @@ class ModelCard(BaseModel):
     replicas: int
     """Endpoints that serve it now."""
     alias_of: str | None = None
+    """The model's own name, where this one is an alias."""
     split: dict[str, int] | None = None
     """Models that answer under this name, by weight."""
 
@@ -52,7 +57,10 @@ class ModelList(BaseModel):
 class Health(BaseModel):
     """A state in one word."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     status: str
+    """``ok`` (health); ``ready``, ``starting`` or ``draining`` (ready)."""
 
 
 def caller(request: Request) -> KeyRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 OK = 0
+"""It did what was asked."""
 FAILURE = 1
 """Something failed that has no code of its own below."""
 USAGE = 2
