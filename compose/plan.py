@@ -16,7 +16,7 @@ from modeltainer.spec import LaunchSpec, Source
 FIRST_PORT = 8101
 """Engines listen on ports of their own from here on, inside the project's networks only."""
 PROFILES = ("gpu", "cpu", "arm", "observability", "tls")
-_SLURM_ONLY = ("partition", "account", "qos", "constraint", "nodelist")
+_SLURM_ONLY = ("nodes", "partition", "account", "qos", "constraint", "nodelist")
 
 
 class CannotComposeError(ValueError):

@@ -23,6 +23,10 @@ EARLY_SIGNAL = "URG"
 (signal(7), default actions); SIGURG does nothing to those that do not handle it."""
 
 
+RANKS_WAIT_S = 60
+"""From the end of one node's agent to that of the others, at most."""
+
+
 @dataclass(frozen=True)
 class Option:
     """One ``#SBATCH`` line."""
@@ -84,8 +88,8 @@ def slurm_options(spec: LaunchSpec, output: str) -> list[Option]:
         Option("partition", partition, "The queue; sinfo lists them."),
         Option("account", wanted.account, "Who pays."),
         Option("qos", wanted.qos, "Which limits apply."),
-        Option("nodes", 1, "One replica runs on one node,"),
-        Option("ntasks-per-node", 1, "as one task: the agent, which starts the engine."),
+        Option("nodes", wanted.nodes, "Nodes that serve one replica together,"),
+        Option("ntasks-per-node", 1, "with one task on each: the agent, which starts the engine."),
         Option("cpus-per-task", wanted.cpus, "CPU cores of the agent and the engine together."),
         Option("mem", memory, "Host memory, not the GPU's."),
         Option("gres", gres, "GPUs or MIG slices, by the site's own type names (sinfo -o %G)."),
@@ -110,7 +114,11 @@ def slurm_options(spec: LaunchSpec, output: str) -> list[Option]:
 def srun_arguments(spec: LaunchSpec) -> list[str]:
     """Since 22.05 srun no longer takes ``--cpus-per-task`` over from sbatch (srun(1)): without it
     the agent and its engine would share one core. Output is appended to what the prelude wrote."""
-    return [f"--cpus-per-task={spec.resources.cpus}", "--open-mode=append"]
+    arguments = [f"--cpus-per-task={spec.resources.cpus}", "--open-mode=append"]
+    if spec.resources.nodes > 1:
+        # Agents see each other end, and say why; what does not end by itself, srun ends after this.
+        arguments += [f"--wait={RANKS_WAIT_S}", "--kill-on-bad-exit=0"]
+    return arguments
 
 
 _LOGIN_STATE = re.compile(

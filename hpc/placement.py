@@ -130,7 +130,32 @@ def _fitting(
         before, left = left, [one for one in left if meets(one)]
         if not left:
             raise refusal(before)
+    return _on_enough_nodes(left, resources) if resources.nodes > 1 else left
+
+
+def _on_enough_nodes(fitting: Sequence[_Candidate], resources: Resources) -> list[_Candidate]:
+    """Those with enough of their kind in their partition for a replica on several nodes.
+
+    Raises:
+        PlacementError: there is no such kind.
+    """
+    together: dict[tuple[str, str | None], set[str]] = {}
+    for one in fitting:
+        together.setdefault(_kind(one), set()).add(one.node.name)
+    left = [one for one in fitting if len(together[_kind(one)]) >= resources.nodes]
+    if not left:
+        (partition, gpu), names = max(together.items(), key=lambda item: len(item[1]))
+        raise PlacementError(
+            "too-many-nodes",
+            f"{resources.nodes} nodes are asked for; partition {partition} has {len(names)} that "
+            f"would do{f' with {gpu}' if gpu else ''}",
+            "ask for fewer with resources.nodes, or for less on each",
+        )
     return left
+
+
+def _kind(one: _Candidate) -> tuple[str, str | None]:
+    return one.partition.name, one.gpu.type if one.gpu is not None else None
 
 
 _Need = tuple[Callable[[_Candidate], bool], Callable[[list[_Candidate]], PlacementError]]
@@ -155,12 +180,13 @@ def _needs(snapshot: Snapshot, resources: Resources, up: Sequence[Partition]) ->
     )
     if resources.nodelist:
         wished = frozenset(expand(resources.nodelist))
-        if len(wished) > 1:
+        if len(wished) > resources.nodes:
             # sbatch(1), --nodelist: the job gets all of them.
+            runs = "runs on one" if resources.nodes == 1 else f"asks for {resources.nodes}"
             raise PlacementError(
                 "too-many-nodes",
-                f"{resources.nodelist} are {len(wished)} nodes; a replica runs on one",
-                "name one node, or choose among several by a feature (resources.constraint)",
+                f"{resources.nodelist} are {len(wished)} nodes; a replica {runs}",
+                "name as many, or choose among several by a feature (resources.constraint)",
             )
         yield lambda one: one.node.name in wished, lambda before: PlacementError(
             "no-such-node",
@@ -228,8 +254,8 @@ def _gpu_needs(snapshot: Snapshot, resources: Resources) -> Iterable[_Need]:
     yield lambda one: _gpu(one).count >= resources.gpus, lambda before: PlacementError(
         "too-many-gpus",
         f"{resources.gpus} GPUs are asked for; the largest node has " + _largest(before),
-        "a replica runs on one node: ask for fewer GPUs with more memory each, or for a larger "
-        "partition",
+        "ask for fewer GPUs with more memory each, for a larger partition, or with vLLM for more "
+        "nodes (resources.nodes)",
     )
 
 
@@ -333,7 +359,8 @@ def _gres(best: _Candidate, snapshot: Snapshot, resources: Resources) -> str | N
     if best.gpu is None:
         return None
     everywhere = [gpu for node in snapshot.nodes_of(best.partition) for gpu in _gpus(node)]
-    if _untyped(resources) and not any(gpu.is_mig for gpu in everywhere):
+    alike = resources.nodes == 1 or len({gpu.type for gpu in everywhere}) == 1
+    if _untyped(resources) and alike and not any(gpu.is_mig for gpu in everywhere):
         return f"gpu:{resources.gpus}"  # the first that is free, whichever type
     return best.gpu.option(resources.gpus)
 
@@ -370,7 +397,7 @@ def _reasons(
         if one.partition is partition and (best.gpu is None or _gpu(one).type == best.gpu.type)
     ]
     free = sorted({one.node.name for one in same if _free_now(one, resources)})
-    if free:
+    if len(free) >= resources.nodes:
         reasons.append(f"free now on {_few(free)}")
     elif not any(one.node.usable for one in same):
         reasons.append("all nodes that would do are down or drained now: it has to wait for one")

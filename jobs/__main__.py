@@ -17,6 +17,7 @@ import msgspec
 
 from modeltainer import spec as spec_file
 from modeltainer.jobs import agent
+from modeltainer.jobs.follower import HEAD_APPEARS_S, TICK_S, rank_of
 from modeltainer.registry import launches
 from modeltainer.registry.layout import Layout, new_launch_id
 from modeltainer.registry.records import Submission
@@ -48,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         print(f"error: this is not a launch spec: {error}", file=sys.stderr)
         return 2
+    if rank_of(spec.resources.nodes):
+        return _run(_folder_of_head(Layout(Path(spec.site.registry))))
     # The same file may be submitted many times: each run is a launch of its own.
     spec = replace(spec, launch_id=new_launch_id(spec.model, spec.replica))
     layout = Layout(Path(spec.site.registry))
@@ -75,12 +78,31 @@ def main(argv: list[str] | None = None) -> int:
             gres=spec.gres,
         ),
     )
+    return _run(folder)
+
+
+def _run(folder: Path) -> int:
     try:
         agent.run(str(folder))
     except agent.LaunchFailedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _folder_of_head(layout: Layout) -> Path:
+    """The launch folder that the head of this job has made, as its endpoint file's name tells.
+
+    Raises:
+        TimeoutError: the head has not spoken.
+    """
+    job_id = os.environ["SLURM_JOB_ID"]
+    deadline = time.monotonic() + HEAD_APPEARS_S
+    while time.monotonic() < deadline:
+        for path in layout.endpoints.glob(f"{job_id}.*.json"):
+            return layout.launch(path.name.removeprefix(f"{job_id}.").removesuffix(".json"))
+        time.sleep(TICK_S)
+    raise TimeoutError(f"the first node's agent of job {job_id} has not registered")
 
 
 def _secrets(variables: list[str], files: list[str]) -> dict[str, str]:

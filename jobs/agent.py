@@ -9,33 +9,31 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
-import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 from modeltainer import core_files
-from modeltainer.jobs import devices, ports
+from modeltainer.jobs import ports
 from modeltainer.jobs.agent_log import AgentLog
-from modeltainer.jobs.diagnose import diagnose, no_command
-from modeltainer.jobs.engines import Engine, EngineStart, engine_for
-from modeltainer.jobs.engines.base import CERTIFICATE_FILE, PRIVATE_KEY_FILE
-from modeltainer.jobs.engines.options import BadOptionError
+from modeltainer.jobs.diagnose import diagnose
+from modeltainer.jobs.engine_start import CannotStartEngineError, EngineStarter
+from modeltainer.jobs.engines import Engine, engine_for
+from modeltainer.jobs.engines.base import Rank
+from modeltainer.jobs.follower import Follower, peer_address, rank_of
 from modeltainer.jobs.lifecycle import Act, Ask, Facts, Life, Limits, step
 from modeltainer.jobs.probe import NotYetError, Target, check_answers, check_identity
 from modeltainer.jobs.process import EngineProcess
 from modeltainer.jobs.registration import Registration
 from modeltainer.jobs.site_facts import JobFacts, NoSuchInterfaceError, addresses, job_facts
-from modeltainer.registry import launches
+from modeltainer.jobs.wakeup import Wakeup
+from modeltainer.registry import launches, ranks
 from modeltainer.registry.endpoints import EndpointWriter
 from modeltainer.registry.layout import Layout
-from modeltainer.registry.records import Cause, Clocks, Endpoint, LaunchSecret, State
+from modeltainer.registry.records import Cause, Clocks, Endpoint, LaunchSecret, Rendezvous, State
 from modeltainer.spec import LaunchSpec
 
 PORT_TRIES = 5
@@ -44,6 +42,8 @@ TICK_S = 0.5
 ENGINE_GRACE_S = 5.0
 DRAIN_SHARE = 4
 """The drain before the walltime takes at most one part in this many of it."""
+RANKS_SAY_S = 2.0
+"""What another node's agent takes to see its engine's end and to say so."""
 WALLTIME_MARGIN_S = 15.0
 """Kept free before the walltime's end, beside the drain time."""
 
@@ -53,7 +53,9 @@ class LaunchFailedError(RuntimeError):
 
 
 def run(launch_folder: str) -> None:
-    """Run one replica from its launch folder until it ends. The payload of submitit's job.
+    """Run one replica, or this node's part of it, from its launch folder until it ends.
+
+    The payload of submitit's job.
 
     Raises:
         LaunchFailedError: it failed; the cause is in the registry too.
@@ -62,7 +64,12 @@ def run(launch_folder: str) -> None:
     folder = Path(launch_folder)
     spec = launches.read_spec(folder)
     secret = launches.read_secret(folder)
-    cause = Agent(spec, secret, folder).run()
+    rank = rank_of(spec.resources.nodes)
+    if rank:
+        facts = job_facts(spec, os.environ, time.time())
+        cause = Follower(spec, secret, folder, facts, rank).run()
+    else:
+        cause = Agent(spec, secret, folder).run()
     if cause.failed:
         raise LaunchFailedError(f"{cause.code}: {cause.message}")
 
@@ -81,14 +88,16 @@ class Agent:
         self._started_unix = time.time()
         self._ask: Ask | None = None
         self._drain_reason: str | None = None
-        self._wakeup = _Wakeup()
+        self._wakeup = Wakeup()
+        self._layout = Layout(Path(spec.site.registry))
         self._registration = Registration(
-            EndpointWriter(Layout(Path(spec.site.registry)), self._first_record()),
+            EndpointWriter(self._layout, self._first_record()),
             self._say,
             self._look_for_requests,
         )
         self._clocks = Clocks()
-        self._scratch_folder: tempfile.TemporaryDirectory[str] | None = None
+        self._starter = EngineStarter(spec, secret, self._facts, self._engine, self._say)
+        self._heard: dict[int, ranks.Heard] = {}
 
     def _first_record(self) -> Endpoint:
         spec, facts = self._spec, self._facts
@@ -108,6 +117,7 @@ class Agent:
             tls=self._secret.certificate is not None,
             devices=facts.devices,
             gres=spec.gres,
+            nodes=spec.resources.nodes,
             started_unix=self._started_unix,
             ends_unix=facts.ends_unix,
             agent_pid=os.getpid(),
@@ -125,9 +135,7 @@ class Agent:
             self._registration.close(5.0, state=State.ENDED, cause=_unexpected(error))
             self._log.close(2.0)
             raise
-        if self._scratch_folder is not None:
-            with contextlib.suppress(OSError):
-                self._scratch_folder.cleanup()
+        self._starter.close()
         self._say(f"ended: {cause.code}: {cause.message}")
         self._registration.close(10.0, state=State.ENDED, cause=cause, host=None, port=None)
         self._log.close(2.0)
@@ -146,6 +154,7 @@ class Agent:
 
     def _look_for_requests(self) -> None:
         """Runs in the registration's thread: the folder may hang."""
+        self._look_for_ranks()
         if self._drain_reason is None:
             self._drain_reason = launches.drain_reason(self._folder)
             if self._drain_reason is not None:
@@ -163,7 +172,7 @@ class Agent:
         cause = Cause("engine-died", "the engine was never started")
         for attempt in range(PORT_TRIES):
             cause = self._serve(image, keep_port=attempt == 0)
-            if cause.code != "port-in-use":
+            if cause.code != "port-in-use" or self._spec.resources.nodes > 1:
                 break
             self._say("the port was taken; trying another")
         return cause
@@ -214,6 +223,7 @@ class Agent:
                 bind, host = addresses(spec, self._facts)
                 port = ports.hold_port(bind, spec.site.ports)
                 held.callback(port.release)
+                rank = self._meet(image, bind, held) if spec.resources.nodes > 1 else None
                 internal = None
                 if self._engine.needs_internal_ports:
                     block = ports.hold_internal_ports()
@@ -225,24 +235,18 @@ class Agent:
                 return Cause("no-such-interface", str(error), "check site.host_interface")
             if not keep_port:
                 port.share()
-            try:
-                argv, env = self._command(image, bind, port.port, internal)
-            except BadOptionError as error:
-                return Cause("bad-option", str(error), "mend engine_args in models.yaml")
-            program = "apptainer" if spec.runtime == "apptainer" else argv[0]
             started = time.monotonic()
             try:
-                process = EngineProcess(
-                    argv, env, self._log_folder / "engine.log", tethered=self._facts.local
+                process, program = self._starter.start(
+                    self._log_folder / "engine.log",
+                    image=image,
+                    bind=bind,
+                    port=port.port,
+                    internal_port=internal,
+                    rank=rank,
                 )
-            except FileNotFoundError:
-                return no_command(program)
-            except OSError as error:
-                return Cause(
-                    "no-such-command",
-                    f"{program} cannot be run on the compute node: {error.strerror or error}",
-                    "check command: in models.yaml, and that the file is executable",
-                )
+            except CannotStartEngineError as error:
+                return error.cause
             self._say(f"engine started, pid {process.pid}, port {port.port}: {program}")
             self._registration.publish(state=State.LOADING)
             target = Target(
@@ -258,56 +262,37 @@ class Agent:
             finally:
                 process.terminate(ENGINE_GRACE_S, self._wakeup.sleep)
 
-    def _command(
-        self, image: str | None, bind: str, port: int, internal: int | None
-    ) -> tuple[list[str], dict[str, str]]:
+    def _meet(self, image: str | None, bind: str, held: contextlib.ExitStack) -> Rank:
+        """This node's part as the head; the others are told where it is."""
         spec = self._spec
-        visible = None
-        if spec.engine == "vllm" and self._facts.devices:
-            listed = devices.listed_uuids(devices.nvidia_smi_list())
-            label = devices.relabel(self._facts.devices, listed)
-            visible = label.value
-            if label.note:
-                self._say(label.note)
-        contained = spec.runtime == "apptainer" and image is not None
-        scratch = self._scratch()
-        # The container sees the scratch folder as its /tmp.
-        private = "/tmp" if contained else scratch  # noqa: S108
-        tls = self._secret.certificate is not None
-        start = EngineStart(spec, bind, port, self._secret.nonce, internal, visible, private, tls)
-        command = self._engine.command(start)
-        files = dict(command.files)
-        if self._secret.certificate is not None and self._secret.private_key is not None:
-            files[CERTIFICATE_FILE] = self._secret.certificate
-            files[PRIVATE_KEY_FILE] = self._secret.private_key
-        for name, content in files.items():
-            file = Path(scratch) / name
-            file.touch(mode=0o600)  # closed to others before there is anything in it
-            file.write_text(content)
-        secrets = {**self._secret.env, self._engine.key_variable: self._secret.key}
-        if not contained or image is None:
-            return list(command.argv), {**os.environ, **command.env, **spec.env, **secrets}
-        from modeltainer.apptainer.command import containerize
+        address = peer_address(spec, self._facts)
+        port = ports.hold_port(bind, spec.site.ports)
+        held.callback(port.release)
+        port.share()
+        ranks.write_rendezvous(self._layout, spec.launch_id, Rendezvous(address, port.port, image))
+        return Rank(0, spec.resources.nodes, address, port.port, address)
 
-        inside = containerize(
-            command.argv,
-            image=image,
-            spec=spec,
-            env={**command.env, **spec.env},
-            secrets=secrets,
-            environ=os.environ,
-            scratch=scratch,
-        )
-        for folder in inside.folders:
-            Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
-        return list(inside.argv), inside.env
+    def _look_for_ranks(self) -> None:
+        """Hear the other nodes. Not in the main loop while it serves: the folder may hang."""
+        nodes = self._spec.resources.nodes
+        if nodes > 1:
+            records = ranks.read_ranks(self._layout, self._spec.launch_id, nodes)
+            self._heard = ranks.listen(self._heard, records, time.monotonic())
+            if ranks.lost(self._heard, time.monotonic()) is not None:
+                self._wakeup.wake()
 
-    def _scratch(self) -> str:
-        """A folder of this user's on the node, the container's /tmp; removed with the job."""
-        base = os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
-        if self._scratch_folder is None:
-            self._scratch_folder = tempfile.TemporaryDirectory(prefix="modeltainer-", dir=base)
-        return self._scratch_folder.name
+    def _with_ranks(self, cause: Cause) -> Cause:
+        """What ended first may have been another node's rank, which takes the head's with it."""
+        if self._spec.resources.nodes == 1 or cause.code != "engine-died":
+            return cause
+        self._wakeup.sleep(RANKS_SAY_S)
+        self._look_for_ranks()
+        found = ranks.lost(self._heard, time.monotonic())
+        if found is None:
+            return cause
+        if found.code != "engine-died":
+            return found
+        return replace(cause, message=f"{cause.message}; {found.message}")
 
     def _watch(
         self, process: EngineProcess, target: Target, host: str, started: float, program: str
@@ -328,6 +313,10 @@ class Agent:
                     idle=life.state is State.DRAINING and idle.look(now),
                 )
                 life, act = step(life, facts, self._limits)
+                lost = ranks.lost(self._heard, now)
+                if lost is not None and exit_code is None and life.ask is None:
+                    self._say(f"{lost.code}: {lost.message}")
+                    return lost
                 if act is Act.PUBLISH_READY:
                     self._publish_ready(target, host, now - started)
                 elif act is Act.BEGIN_DRAIN:
@@ -340,7 +329,7 @@ class Agent:
                     if life.ask is not None:
                         return self._asked_ending(life.ask)
                     self._say(f"the engine exited: {exit_code}")
-                    cause = diagnose(exit_code or 0, process.tail(), program)
+                    cause = self._with_ranks(diagnose(exit_code or 0, process.tail(), program))
                     if cause.code == "port-in-use" and readiness.answered.is_set():
                         # It had its port; what the log says of others must not start it again.
                         return replace(cause, code="engine-died")
@@ -409,41 +398,6 @@ def _user_name() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         return str(os.getuid())
-
-
-class _Wakeup:
-    """Lets the main loop sleep, and wakes it at a signal, at a child's end or from a thread."""
-
-    def __init__(self) -> None:
-        self._read, self._write = socket.socketpair()
-        self._read.setblocking(False)
-        self._write.setblocking(False)
-
-    def install(self, on_signal: Callable[[int], None]) -> None:
-        """Take over the job's signals (submitit set its own before; its payload runs in the main
-        thread). SIGINT and SIGHUP reach a bare machine's agent from a terminal that is not its own
-        concern, so they do nothing."""
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            on_signal(number)
-
-        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGURG):
-            signal.signal(number, handle)
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
-            signal.signal(number, lambda number, frame: None)
-        signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
-        signal.pthread_sigmask(signal.SIG_SETMASK, set())
-
-    def sleep(self, seconds: float) -> None:
-        """Sleep, at most this long."""
-        ready, _, _ = select.select([self._read], [], [], seconds)
-        if ready:
-            with contextlib.suppress(BlockingIOError):
-                self._read.recv(4096)
-
-    def wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._write.send(b"\0")
 
 
 @dataclass

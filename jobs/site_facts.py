@@ -8,7 +8,7 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from modeltainer.spec import LaunchSpec
@@ -67,6 +67,27 @@ def addresses(spec: LaunchSpec, facts: JobFacts) -> tuple[str, str]:
         return "127.0.0.1", "127.0.0.1"
     # Which of the node's addresses login can reach is not known here, so all of them.
     return "0.0.0.0", facts.node  # noqa: S104
+
+
+def own_address(spec: LaunchSpec, towards: Sequence[str]) -> str:
+    """This node's IPv4 address on the way to other nodes (the first that has an address).
+
+    Raises:
+        NoSuchInterfaceError: the site's interface is not here, or no other node has an address.
+    """
+    if spec.site.host_interface is not None:
+        return _interface_address(spec.site.host_interface)
+    for name in towards:
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe,
+        ):
+            probe.connect((name, 9))  # sends nothing: the kernel chooses the way
+            address: str = probe.getsockname()[0]
+            return address
+    raise NoSuchInterfaceError(
+        f"no other node of the job has an address: {', '.join(towards) or 'there is none'}"
+    )
 
 
 def _interface_address(interface: str) -> str:

@@ -501,6 +501,8 @@ def _sized(
 
     try:
         check_parallelism(spec)
+        if spec.resources.nodes > 1:
+            return spec, (f"{spec.resources.nodes} nodes: each with what is asked for",)
         sized = size_launch(
             spec,
             model_shape(spec.source, cache=spec.site.cache),

@@ -38,6 +38,8 @@ class Source:
 class Resources:
     """What one replica asks of the cluster. Memory in MiB, time in seconds."""
 
+    nodes: int = 1
+    """Nodes that serve one replica together; the other fields are for each of them."""
     gpus: int = 0
     """Whole GPUs or slices; 0 is a CPU job."""
     gpu_memory_mib: int | None = None

@@ -46,6 +46,8 @@ class Row:
     partition: str | None = None
     gres: str | None = None
     node: str | None = None
+    nodes: int = 1
+    """How many serve it together; ``node`` is the one that answers."""
     age_s: float = 0.0
     """Since submission."""
     time_left_s: float | None = None
@@ -147,6 +149,7 @@ def _with_agent(row: Row, endpoint: Endpoint, submitted_unix: float, now: float)
         row,
         state=endpoint.state,
         node=endpoint.node,
+        nodes=endpoint.nodes,
         gres=endpoint.gres or row.gres,
         url=_url(endpoint) if endpoint.state in {State.READY, State.DRAINING} else None,
         time_left_s=_time_left(row, endpoint, now),

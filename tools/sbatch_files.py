@@ -31,6 +31,7 @@ ENGINES: Mapping[str, tuple[str, str, str | None]] = {
     "vllm-gpu": ("qwen2.5-7b", "gpu", "gpu:a100:1"),
     "vllm-mig": ("qwen2.5-7b", "gpu", "gpu:a100_3g.40gb:1"),
     "vllm-two-gpus": ("qwen2.5-32b", "gpu", "gpu:a100:2"),
+    "vllm-two-nodes": ("qwen3-235b", "gpu", "gpu:a100:4"),
     "llamacpp-cpu": ("smollm2-cpu", "cpu", None),
     "llamacpp-gpu": ("qwen2.5-3b-gguf", "gpu", "gpu:a100_1g.10gb:1"),
 }

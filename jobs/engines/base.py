@@ -15,6 +15,20 @@ PRIVATE_KEY_FILE = "endpoint.key"
 
 
 @dataclass(frozen=True)
+class Rank:
+    """One node's part in an engine that runs on several."""
+
+    number: int
+    """0 is the head: it serves, the others compute."""
+    nodes: int
+    head_address: str
+    """IPv4 address at which the ranks meet."""
+    head_port: int
+    address: str
+    """This node's own IPv4 address, as the others reach it."""
+
+
+@dataclass(frozen=True)
 class EngineStart:
     """What is known when the engine's command is built."""
 
@@ -29,6 +43,8 @@ class EngineStart:
     ``files`` will be. None where there is none."""
     tls: bool = False
     """Serve TLS with :data:`CERTIFICATE_FILE` and :data:`PRIVATE_KEY_FILE` of that folder."""
+    rank: Rank | None = None
+    """None: the engine runs on this node alone."""
 
     def tls_options(self, certificate: str, private_key: str) -> tuple[str, ...]:
         """The options that name the two files, spelt as given; none without TLS."""

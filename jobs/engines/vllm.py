@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from modeltainer.hpc.gres import parse_gres
 from modeltainer.hpc.mig import usable_mib
 from modeltainer.jobs.engines.base import (
     EngineCommand,
     EngineStart,
+    Rank,
     cache_environment,
     metric_sum,
 )
 from modeltainer.jobs.engines.options import to_arguments
 from modeltainer.jobs.probe import NotYetError, Target
 from modeltainer.sizing.fit import utilization
-from modeltainer.spec import Placement
+from modeltainer.spec import Placement, Resources
 
 CONFIG_FILE = "vllm.yaml"
 """Its content is JSON, which is YAML too."""
@@ -50,9 +53,9 @@ class Vllm:
             argv += ["--revision", spec.source.revision]
         if spec.context is not None:
             argv += ["--max-model-len", str(spec.context)]
-        parallel = {"tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size"}
-        if spec.resources.gpus > 1 and not parallel & given:
-            argv += ["--tensor-parallel-size", str(spec.resources.gpus)]
+        argv += _parallelism(spec.resources, options)
+        if start.rank is not None:
+            argv += _rank_options(start.rank, given)
         memory = _slice_memory_mib(spec.placement)
         if memory is not None and not {"gpu-memory-utilization", "kv-cache-memory-bytes"} & given:
             argv += ["--gpu-memory-utilization", f"{utilization(memory):.2f}"]
@@ -64,6 +67,11 @@ class Vllm:
         }
         if start.internal_port is not None:
             env["VLLM_PORT"] = str(start.internal_port)
+        if start.rank is not None:
+            env["VLLM_HOST_IP"] = start.rank.address
+            if spec.site.host_interface is not None:
+                # Where torch.distributed's Gloo and NCCL find their own way, it may be another one.
+                env["GLOO_SOCKET_IFNAME"] = env["NCCL_SOCKET_IFNAME"] = spec.site.host_interface
         if start.cuda_visible_devices is not None:
             env["CUDA_VISIBLE_DEVICES"] = start.cuda_visible_devices
         return EngineCommand(tuple(argv), env, files)
@@ -82,6 +90,39 @@ class Vllm:
             if status == 200:
                 return f"vLLM {json.loads(body).get('version')}"
         return None
+
+
+def _parallelism(wanted: Resources, options: Mapping[str, Any]) -> list[str]:
+    """How the GPUs share the model, where the user has left it open: tensor parallel within a node,
+    pipeline parallel across nodes (vLLM's docs, "Parallelism and Scaling"). On CPU the pipeline
+    fails (tried with 0.32), so tensor parallel alone."""
+    given = {name.replace("_", "-"): value for name, value in options.items()}
+    if "data-parallel-size" in given:
+        return []
+    tensor, pipeline = given.get("tensor-parallel-size"), given.get("pipeline-parallel-size")
+    world = max(1, wanted.gpus) * wanted.nodes
+    if tensor is None and pipeline is None:
+        sizes = (wanted.gpus, wanted.nodes) if wanted.gpus else (world, 1)
+    elif isinstance(tensor, int) and pipeline is None:
+        sizes = (1, world // max(1, tensor)) if wanted.nodes > 1 else (1, 1)
+    elif isinstance(pipeline, int) and tensor is None:
+        sizes = (world // max(1, pipeline), 1) if wanted.nodes > 1 else (1, 1)
+    else:
+        sizes = (1, 1)
+    argv = []
+    for name, size in zip(("tensor", "pipeline"), sizes, strict=True):
+        if size > 1:
+            argv += [f"--{name}-parallel-size", str(size)]
+    return argv
+
+
+def _rank_options(rank: Rank, given: Collection[str]) -> list[str]:
+    """vLLM's own launcher over several nodes (``vllm serve --help=ParallelConfig``)."""
+    argv = ["--nnodes", str(rank.nodes), "--node-rank", str(rank.number)]
+    argv += ["--master-addr", rank.head_address, "--master-port", str(rank.head_port)]
+    if "distributed-executor-backend" not in given:
+        argv += ["--distributed-executor-backend", "mp"]  # the only one that takes --nnodes
+    return [*argv, "--headless"] if rank.number else argv
 
 
 def _slice_memory_mib(placement: Placement | None) -> int | None:

@@ -25,7 +25,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.model,
         "failed" if row.failed else row.state.value,
-        row.node or "-",
+        f"{row.node} +{row.nodes - 1}" if row.node and row.nodes > 1 else row.node or "-",
         device(row.gres),
         span(row.age_s),
         span(row.time_left_s),

@@ -39,6 +39,9 @@ def _converted(parse: Callable[[object], int], value: str | None) -> int | None:
 
 _OPTIONS = (
     click.option("--partition", "-p", metavar="NAME", help="The partition to run in."),
+    click.option(
+        "--nodes", "-N", type=click.IntRange(1, 64), help="Nodes per replica; the rest is for each."
+    ),
     click.option("--gpus", "-G", type=click.IntRange(0, 64), help="GPUs or slices per replica."),
     click.option("--gpu-type", metavar="TYPE", help="A GPU type as the site spells it (a100)."),
     click.option(
@@ -101,6 +104,7 @@ def take_overrides(options: dict[str, Any]) -> tuple[Overrides, list[str]]:
     swallowed = [] if not wish or _PROFILE.fullmatch(wish) else [wish]
     mig: bool | str | None = None if wish is None else (not wish or bool(swallowed) or wish)
     overrides = Overrides(
+        nodes=options.pop("nodes"),
         gpus=options.pop("gpus"),
         gpu_type=options.pop("gpu_type"),
         gpu_memory_mib=options.pop("gpu_memory"),

@@ -35,6 +35,7 @@ class CannotLaunchError(ValueError):
 class Overrides:
     """What a command line may change for one launch; None leaves the configuration's value."""
 
+    nodes: int | None = None
     gpus: int | None = None
     gpu_type: str | None = None
     gpu_memory_mib: int | None = None
@@ -92,6 +93,8 @@ def launch_spec(
             ".gguf of that revision and give its path"
         )
     resources = _resources(config, section, overrides)
+    if resources.nodes > 1:
+        _check_nodes(model, section, resources, runtime, executor)
     image = _image(config, section, resources) if runtime == "apptainer" else None
     if image is not None and not is_uri(image):
         try:
@@ -125,6 +128,38 @@ def launch_spec(
         load_timeout_s=section.load_timeout,
         drain_s=section.drain,
     )
+
+
+def _check_nodes(
+    model: str,
+    section: ModelSection,
+    resources: Resources,
+    runtime: RuntimeName,
+    executor: Executor,
+) -> None:
+    """Raises CannotLaunchError where one replica cannot be spread over nodes."""
+    several = f"{model}: resources.nodes is {resources.nodes}, but"
+    if section.engine != "vllm":
+        raise CannotLaunchError(
+            f"{several} llama.cpp runs on one node: its RPC server obeys whoever reaches its port, "
+            "which is no thing for a shared cluster; use engine: vllm"
+        )
+    if executor != "slurm" or runtime == "compose":
+        raise CannotLaunchError(f"{several} several nodes need Slurm; leave nodes out here")
+    given = {name.replace("_", "-"): value for name, value in section.engine_args.items()}
+    sizes = [given.get(f"{name}-parallel-size") for name in ("tensor", "pipeline")]
+    world = resources.nodes * max(1, resources.gpus)
+    product = 1
+    for size in sizes:
+        product *= size if isinstance(size, int) and size > 0 else 1
+    # What one of the two leaves open, the other fills up.
+    fits = world % product == 0 if None in sizes else product == world
+    if not fits and "data-parallel-size" not in given:
+        raise CannotLaunchError(
+            f"{several} tensor_parallel_size times pipeline_parallel_size makes {product}, and "
+            f"{resources.nodes} nodes with {max(1, resources.gpus)} each make {world}; mend "
+            "engine_args, or leave both out"
+        )
 
 
 def secret_environment(
@@ -198,6 +233,7 @@ def _resources(config: Config, section: ModelSection, overrides: Overrides) -> R
     for layer in (config.site.defaults, section.resources):
         merged.update(layer.model_dump(exclude_none=True))
     wished = {
+        "nodes": overrides.nodes,
         "gpus": overrides.gpus,
         "gpu_type": overrides.gpu_type,
         "gpu_memory": overrides.gpu_memory_mib,
@@ -219,6 +255,7 @@ def _resources(config: Config, section: ModelSection, overrides: Overrides) -> R
         merged.get(name) for name in ("gpu_memory", "gpu_type", "mig")
     )
     return Resources(
+        nodes=merged.get("nodes", 1),
         gpus=merged.get("gpus", 1 if asks_gpu else 0),
         gpu_memory_mib=merged.get("gpu_memory"),
         gpu_type=merged.get("gpu_type"),

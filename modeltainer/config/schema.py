@@ -79,6 +79,11 @@ _OWN_OPTIONS = {
     "ssl-cert-file": "use site.engine_tls",
     "ssl-cert-reqs": "the gateway shows no certificate; each launch has a key of its own",
     "enable-ssl-refresh": "each launch has one certificate, for as long as it lives",
+    "nnodes": "use resources.nodes",
+    "node-rank": "use resources.nodes",
+    "master-addr": "use resources.nodes",
+    "master-port": "use resources.nodes",
+    "headless": "use resources.nodes",
     "max-model-len": "use context",
     "ctx-size": "use context",
 }
@@ -131,6 +136,8 @@ class SourceSection(Section):
 class ResourcesSection(Section):
     """What one replica asks for. Unset fields come from the site's defaults."""
 
+    nodes: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Nodes that serve one replica together (vLLM on a cluster); the rest is for each of them."""
     gpus: Annotated[int, Field(ge=0, le=64)] | None = None
     """Whole GPUs or MIG slices; 0 for a CPU job."""
     gpu_memory: MemoryMiB | None = None

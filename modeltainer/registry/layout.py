@@ -74,6 +74,16 @@ class Layout:
         """The request to drain: its presence asks, its content says why."""
         return self.launch(launch_id) / "drain"
 
+    def ranks(self, launch_id: str) -> Path:
+        """Where the nodes of a launch over several tell each other of themselves."""
+        return self.launch(launch_id) / "ranks"
+
+    def rendezvous(self, launch_id: str) -> Path:
+        return self.ranks(launch_id) / "rendezvous.json"
+
+    def rank(self, launch_id: str, rank: int) -> Path:
+        return self.ranks(launch_id) / f"{rank}.json"
+
     def log(self, launch_id: str) -> Path:
         return self.launch(launch_id) / "log"
 

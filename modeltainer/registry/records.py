@@ -90,6 +90,8 @@ class Endpoint:
     devices: tuple[str, ...] = ()
     """GPUs or slices as Slurm handed them out (indices or UUIDs); empty on CPU."""
     gres: str | None = None
+    nodes: int = 1
+    """How many nodes serve it together; ``node`` is the one that answers."""
     counter: int = 0
     period_s: float = 5.0
     started_unix: float = 0.0
@@ -145,14 +147,39 @@ class LaunchSecret:
     """PEM, of the certificate."""
 
 
-RecordT = TypeVar("RecordT", Endpoint, Submission, LaunchSecret)
+@dataclass(frozen=True)
+class Rendezvous:
+    """Where the other nodes of a launch find its head."""
+
+    address: str
+    """IPv4 address of the head."""
+    port: int
+    image: str | None = None
+    """Path of the SIF that the head runs."""
+    schema: int = RECORD_SCHEMA
+
+
+@dataclass(frozen=True)
+class RankRecord:
+    """One of the other nodes of a launch; ``counter`` grows every ``period_s`` seconds."""
+
+    rank: int
+    node: str
+    counter: int = 0
+    period_s: float = 5.0
+    cause: Cause | None = None
+    """Why its part has ended."""
+    schema: int = RECORD_SCHEMA
+
+
+RecordT = TypeVar("RecordT", Endpoint, Submission, LaunchSecret, Rendezvous, RankRecord)
 
 
 class BadRecordError(ValueError):
     """A registry file is half-written, foreign, oversized or of another schema."""
 
 
-def encode(record: Endpoint | Submission | LaunchSecret) -> bytes:
+def encode(record: Endpoint | Submission | LaunchSecret | Rendezvous | RankRecord) -> bytes:
     """A record as one JSON document with a final newline (its presence shows it is whole)."""
     return msgspec.json.encode(record) + b"\n"
 

@@ -49,7 +49,7 @@ def test_mig_without_a_profile_does_not_swallow_the_model(shell: Shell) -> None:
     ],
 )
 def test_mig_option(given: str | None, no_mig: bool, mig: object, swallowed: list[str]) -> None:
-    names = "gpus gpu_type gpu_memory cpus mem time partition account qos nodelist runtime"
+    names = "nodes gpus gpu_type gpu_memory cpus mem time partition account qos nodelist runtime"
     options = {**dict.fromkeys(names.split()), "mig": given, "no_mig": no_mig}
     overrides, taken = take_overrides(options)
     assert (overrides.mig, taken) == (mig, swallowed)

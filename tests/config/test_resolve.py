@@ -109,3 +109,37 @@ def test_more_replicas_make_no_other_jobs() -> None:
     )
     assert one == more
     assert one != other
+
+
+@pytest.mark.parametrize(
+    ("engine_args", "fits"),
+    [
+        ({}, True),
+        ({"tensor_parallel_size": 4, "pipeline_parallel_size": 2}, True),
+        ({"tensor_parallel_size": 2}, True),
+        ({"data-parallel-size": 3}, True),
+        ({"tensor_parallel_size": 3}, False),
+        ({"tensor_parallel_size": 4, "pipeline_parallel_size": 4}, False),
+    ],
+)
+def test_how_a_model_is_spread_over_nodes_must_come_out_even(
+    engine_args: dict[str, Any], fits: bool
+) -> None:
+    chosen = config({**VLLM, "resources": {"nodes": 2, "gpus": 4}, "engine_args": engine_args})
+    if fits:
+        assert launch_spec(chosen, "m", 0, executor="slurm").resources.nodes == 2
+    else:
+        with pytest.raises(CannotLaunchError, match="2 nodes with 4 each make 8"):
+            launch_spec(chosen, "m", 0, executor="slurm")
+
+
+def test_several_nodes_need_slurm_and_vllm(tmp_path: Path) -> None:
+    wide = {"resources": {"nodes": 2}}
+    with pytest.raises(CannotLaunchError, match="several nodes need Slurm"):
+        launch_spec(config({**VLLM, **wide}), "m", 0, executor="local")
+    gguf = str(write_tiny_gguf(tmp_path / "m.gguf"))
+    llama = config({"engine": "llamacpp", "source": gguf, **wide})
+    with pytest.raises(CannotLaunchError, match="obeys whoever reaches its port"):
+        launch_spec(llama, "m", 0, executor="slurm")
+    one = launch_spec(config(VLLM), "m", 0, executor="slurm", overrides=Overrides(nodes=3))
+    assert one.resources.nodes == 3

@@ -14,9 +14,12 @@ TEXT = (ROOT / "docs" / "troubleshooting.md").read_text()
 SOURCES = (
     "jobs/diagnose.py",
     "jobs/agent.py",
+    "jobs/engine_start.py",
+    "jobs/follower.py",
     "hpc/placement.py",
     "hpc/submit.py",
     "apptainer/image.py",
+    "modeltainer/registry/ranks.py",
     "modeltainer/service.py",
     "modeltainer/view.py",
 )

@@ -104,6 +104,20 @@ def test_choices(snapshot: Snapshot, wanted: Resources, partition: str, gres: st
     assert placed.reasons
 
 
+def test_several_nodes_are_of_one_kind() -> None:
+    """A replica on several nodes has the same GPU on each, named where there is a choice."""
+    assert place(UNTYPED, Resources(gpus=2, nodes=2)).gres == "gpu:2"
+    with pytest.raises(PlacementError, match="has 1 that would do with"):
+        place(WHOLE_ONLY, Resources(gpus=2, nodes=2))
+    pair = Snapshot(
+        (*WHOLE_ONLY.nodes, node("n3", "gpu:v100:2")),
+        (Partition("main", default=True, nodes=("n1", "n2", "n3")),),
+    )
+    placed = place(pair, Resources(gpus=2, nodes=2))
+    assert placed.gres == "gpu:v100:2"
+    assert "free now on n2, n3" in placed.reasons
+
+
 def test_slices_are_not_taken_by_an_untyped_request() -> None:
     """``gpu:1`` where slices are could land on one."""
     assert place(TYPED, Resources(gpus=1, partition="gpu")).gres in {"gpu:a100:1", "gpu:t4:1"}
@@ -131,6 +145,12 @@ def test_slices_are_not_taken_by_an_untyped_request() -> None:
         (Resources(constraint="sapphire"), "no-such-feature", "ib, icelake"),
         (Resources(nodelist="nowhere"), "no-such-node", "nowhere"),
         (Resources(nodelist="mid[1-2]"), "too-many-nodes", "mid[1-2] are 2 nodes"),
+        (Resources(nodes=2, nodelist="mid1"), "too-many-nodes", "has 1 that would do"),
+        (
+            Resources(gpus=1, gpu_type="h100", nodes=2),
+            "too-many-nodes",
+            "2 nodes are asked for; partition h100 has 1 that would do with h100",
+        ),
         (
             Resources(gpus=1, partition="gpu", walltime_s=25 * HOUR),
             "walltime-too-long",

@@ -1,0 +1,80 @@
+"""How vLLM is told to share a model among GPUs and nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from modeltainer.jobs.engines.base import EngineStart, Rank
+from modeltainer.jobs.engines.vllm import Vllm
+from modeltainer.spec import LaunchSpec, Resources, Site, Source
+
+HEAD = Rank(0, 2, "10.0.0.1", 29500, "10.0.0.1")
+OTHER = Rank(1, 2, "10.0.0.1", 29500, "10.0.0.2")
+
+
+def command(
+    wanted: Resources, rank: Rank | None = None, interface: str | None = None, **options: Any
+) -> tuple[dict[str, str | None], dict[str, str]]:
+    """Options by name (None: a switch), and the environment."""
+    spec = LaunchSpec(
+        launch_id="m-r0-abcdef",
+        model="m",
+        replica=0,
+        engine="vllm",
+        runtime="native",
+        source=Source("path", "/models/m"),
+        resources=wanted,
+        site=Site(registry="/r", cache="/c", host_interface=interface),
+        engine_args=options,
+    )
+    made = Vllm().command(EngineStart(spec, "0.0.0.0", 8000, "nonce", rank=rank))
+    found: dict[str, str | None] = {}
+    for name, after in zip(made.argv, (*made.argv[1:], "--"), strict=True):
+        if name.startswith("--"):
+            found[name.removeprefix("--")] = None if after.startswith("--") else after
+    return found, made.env
+
+
+@pytest.mark.parametrize(
+    ("wanted", "options", "tensor", "pipeline"),
+    [
+        (Resources(gpus=1), {}, None, None),
+        (Resources(gpus=4), {}, "4", None),
+        (Resources(gpus=4), {"pipeline_parallel_size": 4}, None, "4"),
+        # vLLM's docs: tensor parallel within a node, pipeline parallel across them.
+        (Resources(gpus=4, nodes=2), {}, "4", "2"),
+        (Resources(gpus=1, nodes=3), {}, None, "3"),
+        (Resources(gpus=4, nodes=2), {"tensor_parallel_size": 8}, "8", None),
+        (Resources(gpus=4, nodes=2), {"tensor_parallel_size": 2}, "2", "4"),
+        (Resources(gpus=4, nodes=2), {"pipeline-parallel-size": 4}, "2", "4"),
+        (Resources(gpus=4, nodes=2), {"data-parallel-size": 8}, None, None),
+        (Resources(gpus=0, nodes=2), {}, "2", None),
+    ],
+)
+def test_how_the_model_is_shared(
+    wanted: Resources, options: dict[str, Any], tensor: str | None, pipeline: str | None
+) -> None:
+    found, _ = command(wanted, HEAD if wanted.nodes > 1 else None, **options)
+    assert found.get("tensor-parallel-size") == tensor
+    assert found.get("pipeline-parallel-size") == pipeline
+
+
+def test_each_rank_knows_its_place_and_only_the_head_serves() -> None:
+    head, environment = command(Resources(gpus=4, nodes=2), HEAD)
+    other, others = command(Resources(gpus=4, nodes=2), OTHER)
+    for found, number in ((head, "0"), (other, "1")):
+        assert (found["nnodes"], found["node-rank"]) == ("2", number)
+        assert (found["master-addr"], found["master-port"]) == ("10.0.0.1", "29500")
+        assert found["distributed-executor-backend"] == "mp"
+    assert "headless" in other
+    assert "headless" not in head
+    assert (environment["VLLM_HOST_IP"], others["VLLM_HOST_IP"]) == ("10.0.0.1", "10.0.0.2")
+    alone, _ = command(Resources(gpus=4))
+    assert not {"nnodes", "headless", "distributed-executor-backend"} & alone.keys()
+
+
+def test_the_sites_interface_is_for_the_ranks_too() -> None:
+    _, environment = command(Resources(gpus=4, nodes=2), HEAD, interface="ib0")
+    assert environment["NCCL_SOCKET_IFNAME"] == environment["GLOO_SOCKET_IFNAME"] == "ib0"
