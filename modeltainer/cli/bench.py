@@ -141,6 +141,18 @@ def command() -> None:
 @click.option("--workers", type=click.IntRange(1), help="Client processes.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--no-calibration", is_flag=True, help="Leave out the harness's own floor.")
+@click.option("--direct", is_flag=True, help="Ask a ready engine of yours, not the gateway.")
+@click.option("--on-cluster", is_flag=True, help="Run as a Slurm job, with --direct.")
+@click.option("--partition", metavar="NAME", help="Of --on-cluster.")
+@click.option(
+    "--time",
+    "walltime",
+    type=option.duration,
+    metavar="TIME",
+    default="3600s",
+    show_default=True,
+    help="Of --on-cluster.",
+)
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
 @click.option("--report", is_flag=True, help="Draw the plots and report.html too.")
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json on standard output.")
@@ -153,6 +165,9 @@ def run_command(invocation: Invocation, /, **options: Any) -> None:
     from modeltainer.bench import provenance
 
     _check_choices(options)
+    if options["on_cluster"]:
+        _submit(invocation, options)
+        return
     targets = _targets(invocation, options)
     if options["report"]:
         _need_report_packages()
@@ -219,6 +234,28 @@ def calibrate_command(concurrency: tuple[int, ...], gap: float, workers: int | N
     click.echo(table(["STREAMS", "TTFT ERROR p50", "p95", "TPOT ERROR p50", "CPU"], rows))
 
 
+def _after_bench(words: list[str]) -> list[str]:
+    return words[words.index("bench") + 1 :] if "bench" in words else words[1:]
+
+
+def _submit(invocation: Invocation, options: dict[str, Any]) -> None:
+    from modeltainer.cli import bench_job
+    from modeltainer.cli.gateway_client import engine_door
+
+    bench_job.check(options)
+    engine_door(invocation.layout(), options["model"])  # nothing to measure: said now, not later
+    if options["report"]:
+        _need_report_packages()
+    bench_job.submit(
+        options["model"],
+        invocation.config_path(),
+        options["output"] or _folder_for(options["model"]),
+        bench_job.job_options(_after_bench(sys.argv), run_command),
+        partition=options["partition"],
+        walltime_s=int(options["walltime"]),
+    )
+
+
 def _folder_for(model: str) -> Path:
     name = re.sub(r"[^A-Za-z0-9._-]", "_", model)
     return Path(f"bench-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -229,6 +266,8 @@ def _check_choices(options: dict[str, Any]) -> None:
     if len(given) > 1:
         names = " and ".join("--rate" if name == "rates" else f"--{name}" for name in given)
         raise click.UsageError(f"{names} exclude each other")
+    if options["direct"] and (options["url"] or options["against_url"]):
+        raise click.UsageError("--direct finds the engine itself: leave --url out")
     paired = options["against"] or options["against_url"]
     if paired and (options["rates"] or options["trace"]):
         raise click.UsageError("an A/B run asks in pairs: it takes --concurrency only")
@@ -243,12 +282,20 @@ def _check_choices(options: dict[str, Any]) -> None:
 
 def _targets(invocation: Invocation, options: dict[str, Any]) -> tuple[Target, ...]:
     from modeltainer.bench.client import TargetError, target
-    from modeltainer.cli.gateway_client import certificate_at, own_door
+    from modeltainer.cli.gateway_client import certificate_at, engine_door, own_door
 
     def at(url: str, model: str, key: str) -> Target:
         return target(url, model, key, certificate=certificate_at(invocation.layout, url))
 
+    def engine_target(model: str) -> Target:
+        door = engine_door(invocation.layout(), model)
+        return target(door.url, model, door.key, certificate=door.certificate)
+
     try:
+        if options["direct"]:
+            first = engine_target(options["model"])
+            other = options["against"]
+            return (first, engine_target(other)) if other else (first,)
         if options["url"]:
             first = at(options["url"], options["model"], options["key"] or "")
         else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from modeltainer.cli.exit_codes import GATEWAY_UNREACHABLE
+from modeltainer.cli.exit_codes import GATEWAY_UNREACHABLE, NO_MATCH
 from modeltainer.cli.failures import Failure
 
 if TYPE_CHECKING:
@@ -155,6 +155,38 @@ def certificate_at(layout: Callable[[], Layout], url: str) -> str | None:
             f"{url} is an endpoint of yours, and its certificate cannot be read: {error}",
             "go through the gateway instead: leave out --url",
         ) from error
+
+
+def engine_door(layout: Layout, model: str) -> Door:
+    """The door to a ready engine of this registry itself, the newest one of a model.
+
+    Args:
+        model: its name; an alias is the gateway's.
+
+    Raises:
+        Failure: none is ready, or its launch's secret cannot be read.
+    """
+    from modeltainer.registry.endpoints import EndpointReader
+    from modeltainer.registry.launches import read_secret
+    from modeltainer.registry.records import BadRecordError, State
+
+    ready = [
+        seen.endpoint
+        for seen in EndpointReader(layout).poll()
+        if seen.endpoint.state is State.READY and seen.endpoint.model == model
+    ]
+    newest = max(ready, key=lambda one: one.started_unix, default=None)
+    if newest is None:
+        raise Failure(
+            f"no engine of {model} is ready", "mt-submit ls shows what there is", NO_MATCH
+        )
+    try:
+        secret = read_secret(layout.launch(newest.launch_id))
+    except (OSError, BadRecordError, ValueError) as error:
+        raise Failure(f"the key of {newest.launch_id} cannot be read: {error}") from error
+    scheme = "https" if newest.tls else "http"
+    url = f"{scheme}://{newest.host}:{newest.port}"
+    return Door(url, None, secret.key, secret.certificate)
 
 
 def answers(door: Door, path: str = "/health") -> bool:

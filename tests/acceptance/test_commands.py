@@ -89,6 +89,8 @@ def test_slurm_takes_the_example_files(cluster: Cluster, name: str) -> None:
     (alice.here(alice.home) / name).write_text((SBATCH / name).read_text())
     # The nodes here are small, and one partition ends after a day.
     small = "--mem=1G --cpus-per-task=2 --time=60"
+    if name == "vllm-two-nodes.sbatch":
+        small += " --gres=gpu:a100:1"  # four are more than a node here has
     said = alice.sh(f"sbatch --test-only {small} {name} a-model").stderr
     assert "to start at" in said
 

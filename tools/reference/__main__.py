@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from modeltainer.sizing.cheatsheet import cheatsheet
-from tools.reference import commands, gateway_pages, models_yaml, python_api, registry_files
+from tools.reference import bench, commands, gateway_pages, models_yaml, python_api, registry_files
 
 PAGES: Mapping[str, Callable[[], str]] = {
+    "reference/bench.md": bench.page,
     "reference/cli.md": commands.page,
     "reference/files.md": registry_files.page,
     "reference/http-api.md": gateway_pages.api_page,

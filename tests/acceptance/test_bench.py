@@ -1,0 +1,69 @@
+"""``mt-submit bench`` on the cluster against real llama-server: from login, and as a job."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.acceptance.site import Account, account
+from tests.cluster.cluster import Cluster
+
+pytestmark = pytest.mark.cluster
+
+# Four of these at once are as much as the tiny model's context of 256 holds.
+SMALL = "--prompt-tokens 8 --output-tokens 8 --requests 8 --no-calibration"
+
+
+def summary(alice: Account, folder: str) -> dict[str, object]:
+    """The run's figures, after its plots were drawn (here: the cluster has no matplotlib)."""
+    made = alice.here(alice.home) / folder
+    draw = [sys.executable, "-m", "modeltainer.cli.main", "bench", "report", str(made)]
+    subprocess.run(draw, check=True)
+    assert (made / "report.html").stat().st_size > 50_000
+    assert list(made.glob("*.png"))
+    found: dict[str, object] = json.loads((made / "summary.json").read_text())
+    return found
+
+
+def test_a_sweep_through_the_gateway_and_one_next_to_the_engine(cluster: Cluster) -> None:
+    alice = account(cluster, "alice", "bench")
+    alice.mt("up tiny --wait")
+    alice.mt("gateway start")
+    said = alice.mt(f"bench tiny --concurrency 1,4 {SMALL} --output sweep")
+    assert "TTFT" in said.stdout
+    found = summary(alice, "sweep")
+    points = found["points"]
+    assert isinstance(points, list)
+    assert [point["targets"]["a"]["failed"] for point in points] == [0, 0]
+    assert [point["concurrency"] for point in points] == [1, 4]
+
+    job = alice.mt(
+        f"bench tiny --concurrency 2 {SMALL} --on-cluster --partition cpu --time 10m --output near"
+    ).stdout.strip()
+    deadline = time.monotonic() + 120
+    while job in alice.jobs():
+        assert time.monotonic() < deadline, (alice.here(alice.home) / "near.log").read_text()
+        time.sleep(0.5)
+    near = summary(alice, "near")
+    client, servers = near["client"], near["servers"]
+    assert isinstance(client, dict)
+    assert isinstance(servers, list)
+    assert client["slurm"]["SLURM_JOB_ID"] == job
+    [row] = alice.ls()
+    assert servers[0]["url"] == row["url"]  # the engine's own address
+    script = (alice.here(alice.home) / "near.sbatch").read_text()
+    assert "mte-" not in script
+
+    again = alice.mt(f"bench tiny {SMALL} --on-cluster --output near", check=False)
+    assert again.returncode == 1
+    assert "is there already" in again.stderr
+    alice.mt("stop tiny")
+    none = alice.mt(f"bench tiny {SMALL} --on-cluster --output none", check=False)
+    assert none.returncode == 9
+    assert "no engine of tiny is ready" in none.stderr
+    alice.mt("gateway stop")
+    alice.assert_nothing_left()
