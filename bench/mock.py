@@ -1,9 +1,10 @@
 """A server with known timing, for the harness to measure itself against.
 
 ``python -m modeltainer.bench.mock --socket PATH --ttft 0.05 --gap 0.02 --tokens 64`` writes
-``ready`` when it listens. Each stream's events are due at absolute times from the request's
-arrival; what the server is late by is therefore part of the error that a calibration reports,
-which is an upper bound of the harness's own.
+``ready`` when it listens; with ``--port`` it listens on loopback's TCP, and lists its model. Each
+stream's events are due at absolute times from the request's arrival; what the server is late by is
+therefore part of the error that a calibration reports, which is an upper bound of the harness's
+own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,13 @@ from typing import cast
 import uvloop
 
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+_LISTED = (
+    b'{"object":"list","data":[{"id":"mock","object":"model","created":1,"owned_by":"bench"}]}'
+)
+_MODELS = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
+    len(_LISTED),
+    _LISTED,
+)
 _ROLE = {"role": "assistant", "content": ""}
 
 
@@ -58,7 +66,10 @@ class _Stream(asyncio.Protocol):
         self._buffer += data
         head, found, body = self._buffer.partition(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0] or 0)
-        if found and len(body) >= length:
+        if found and head.startswith(b"GET "):
+            self._buffer = b""
+            self._transport.write(_MODELS)
+        elif found and len(body) >= length:
             self._buffer = b""
             self._began = time.monotonic()
             self._sent = 0
@@ -78,10 +89,18 @@ class _Stream(asyncio.Protocol):
             self._transport.write(self._token + self._end)
 
 
-async def _serve(socket: str, ttft_s: float, gap_s: float, tokens: int) -> None:
-    server = await asyncio.get_running_loop().create_unix_server(
-        lambda: _Stream(ttft_s, gap_s, tokens), socket, backlog=4096
-    )
+async def _serve(
+    socket: str | None, port: int | None, ttft_s: float, gap_s: float, tokens: int
+) -> None:
+    def stream() -> _Stream:
+        return _Stream(ttft_s, gap_s, tokens)
+
+    loop = asyncio.get_running_loop()
+    server: asyncio.AbstractServer
+    if socket is not None:
+        server = await loop.create_unix_server(stream, socket, backlog=4096)
+    else:
+        server = await loop.create_server(stream, "127.0.0.1", port, backlog=4096)
     print("ready", flush=True)
     await server.serve_forever()
 
@@ -89,13 +108,15 @@ async def _serve(socket: str, ttft_s: float, gap_s: float, tokens: int) -> None:
 def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--socket", required=True)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--socket")
+    where.add_argument("--port", type=int)
     parser.add_argument("--ttft", type=float, default=0.05, help="seconds")
     parser.add_argument("--gap", type=float, default=0.02, help="seconds")
     parser.add_argument("--tokens", type=int, default=64)
     options = parser.parse_args()
     uvloop.new_event_loop().run_until_complete(
-        _serve(options.socket, options.ttft, options.gap, options.tokens)
+        _serve(options.socket, options.port, options.ttft, options.gap, options.tokens)
     )
 
 

@@ -30,10 +30,18 @@ from modeltainer.jobs.process import EngineProcess
 from modeltainer.jobs.registration import Registration
 from modeltainer.jobs.site_facts import JobFacts, NoSuchInterfaceError, addresses, job_facts
 from modeltainer.jobs.wakeup import Wakeup
-from modeltainer.registry import launches, ranks
+from modeltainer.registry import launches, ranks, runs
 from modeltainer.registry.endpoints import EndpointWriter
 from modeltainer.registry.layout import Layout
-from modeltainer.registry.records import Cause, Clocks, Endpoint, LaunchSecret, Rendezvous, State
+from modeltainer.registry.records import (
+    Cause,
+    Clocks,
+    Endpoint,
+    LaunchSecret,
+    Rendezvous,
+    RunRecord,
+    State,
+)
 from modeltainer.spec import LaunchSpec
 
 PORT_TRIES = 5
@@ -97,6 +105,7 @@ class Agent:
         )
         self._clocks = Clocks()
         self._starter = EngineStarter(spec, secret, self._facts, self._engine, self._say)
+        self._run_written = 0.0
         self._heard: dict[int, ranks.Heard] = {}
 
     def _first_record(self) -> Endpoint:
@@ -138,6 +147,7 @@ class Agent:
         self._starter.close()
         self._say(f"ended: {cause.code}: {cause.message}")
         self._registration.close(10.0, state=State.ENDED, cause=cause, host=None, port=None)
+        self._write_run(time.time(), ended=True)
         self._log.close(2.0)
         return cause
 
@@ -155,10 +165,32 @@ class Agent:
     def _look_for_requests(self) -> None:
         """Runs in the registration's thread: the folder may hang."""
         self._look_for_ranks()
+        now = time.time()
+        if abs(now - self._run_written) >= runs.RENEW_S:  # abs: clocks are set back, too
+            self._write_run(now, ended=False)
         if self._drain_reason is None:
             self._drain_reason = launches.drain_reason(self._folder)
             if self._drain_reason is not None:
                 self._wakeup.wake()
+
+    def _write_run(self, now_unix: float, *, ended: bool) -> None:
+        spec, wanted = self._spec, self._spec.resources
+        if not wanted.gpus:
+            return
+        record = RunRecord(
+            job_id=self._facts.job_id,
+            launch_id=spec.launch_id,
+            model=spec.model,
+            owner=_user_name(),
+            gpus=wanted.gpus * wanted.nodes,
+            started_unix=self._started_unix,
+            seen_unix=now_unix,
+            gres=spec.gres,
+            ended=ended,
+        )
+        with contextlib.suppress(OSError):
+            runs.write(self._layout, record)
+        self._run_written = now_unix
 
     @property
     def _asked(self) -> Ask | None:

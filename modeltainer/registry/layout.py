@@ -51,6 +51,15 @@ class Layout:
     def reconcile(self) -> Path:
         return self.root / "reconcile"
 
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    def run(self, job_id: str, launch_id: str) -> Path:
+        """How long a job has held its GPUs."""
+        self.launch(launch_id)  # same check
+        return self.runs / f"{job_id}.{launch_id}.json"
+
     def launch(self, launch_id: str) -> Path:
         """Folder of one launch.
 

@@ -172,14 +172,34 @@ class RankRecord:
     schema: int = RECORD_SCHEMA
 
 
-RecordT = TypeVar("RecordT", Endpoint, Submission, LaunchSecret, Rendezvous, RankRecord)
+@dataclass(frozen=True)
+class RunRecord:
+    """What one job has cost, as its agent saw it."""
+
+    job_id: str
+    launch_id: str
+    model: str
+    owner: str
+    gpus: int
+    """GPUs or slices of all its nodes together."""
+    started_unix: float
+    seen_unix: float
+    """When the agent last said that the job runs; once ``ended``, its end."""
+    gres: str | None = None
+    ended: bool = False
+    schema: int = RECORD_SCHEMA
+
+
+RecordT = TypeVar("RecordT", Endpoint, Submission, LaunchSecret, Rendezvous, RankRecord, RunRecord)
 
 
 class BadRecordError(ValueError):
     """A registry file is half-written, foreign, oversized or of another schema."""
 
 
-def encode(record: Endpoint | Submission | LaunchSecret | Rendezvous | RankRecord) -> bytes:
+def encode(
+    record: Endpoint | Submission | LaunchSecret | Rendezvous | RankRecord | RunRecord,
+) -> bytes:
     """A record as one JSON document with a final newline (its presence shows it is whole)."""
     return msgspec.json.encode(record) + b"\n"
 

@@ -65,5 +65,15 @@ def test_a_sweep_through_the_gateway_and_one_next_to_the_engine(cluster: Cluster
     none = alice.mt(f"bench tiny {SMALL} --on-cluster --output none", check=False)
     assert none.returncode == 9
     assert "no engine of tiny is ready" in none.stderr
+    alice.assert_nothing_left()
+
+    # On a slice: what it has cost is known after the launch is gone.
+    alice.mt("up tiny --wait --partition gpu --gpus 1 --gpu-type a100_1g.10gb")
+    alice.mt("chat tiny hello --max-tokens 4")
+    alice.mt("stop tiny")
+    [spent] = json.loads(alice.mt("usage --by model --json").stdout)
+    assert spent["model"] == "tiny"
+    assert spent["jobs"] == 1
+    assert 0 < spent["gpu_seconds"] < 300
     alice.mt("gateway stop")
     alice.assert_nothing_left()

@@ -37,6 +37,21 @@ _FILES: tuple[tuple[Path, str, str], ...] = (
         "the agent",
         "[Endpoint](#endpoint): state, address, lease, cause of the end",
     ),
+    (
+        _ROOT.rendezvous(_LAUNCH),
+        "the agent of the first of several nodes",
+        "[Rendezvous](#rendezvous): where they meet",
+    ),
+    (
+        _ROOT.rank(_LAUNCH, 1),
+        "the agent of the second",
+        "[RankRecord](#rankrecord): its lease, cause of its end",
+    ),
+    (
+        _ROOT.run(_JOB, _LAUNCH),
+        "the agent of a job with GPUs",
+        "[RunRecord](#runrecord): how long it has held them",
+    ),
     (_ROOT.keys / "k2ab34cd5.json", "mt-submit, once", "[KeyRecord](#keyrecord)"),
     (
         state_file(_ROOT, "HOST"),
@@ -70,6 +85,9 @@ _RECORDS = (
     records.Cause,
     records.Submission,
     records.LaunchSecret,
+    records.Rendezvous,
+    records.RankRecord,
+    records.RunRecord,
     spec.LaunchSpec,
     spec.Resources,
     spec.Placement,

@@ -1,0 +1,90 @@
+"""How long each job has held its GPUs: one small file a job, written by its agent, kept.
+
+Launch folders go with the launch; what it has cost must be known longer. Slurm's own accounting
+(:mod:`modeltainer.hpc.accounting`) knows better where a site has it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from modeltainer.registry.atomic import read_bounded, write_whole
+from modeltainer.registry.layout import Layout
+from modeltainer.registry.records import (
+    MAX_RECORD_BYTES,
+    BadRecordError,
+    RunRecord,
+    decode,
+    encode,
+)
+from modeltainer.registry.usage import DAY_S, day_of
+
+RENEW_S = 60.0
+"""How often a running job's file is written: what an agent that is killed outright may lose."""
+
+
+def write(layout: Layout, record: RunRecord) -> None:
+    """Write one job's file.
+
+    Raises:
+        OSError: the registry cannot be written.
+    """
+    layout.runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_whole(layout.run(record.job_id, record.launch_id), encode(record))
+
+
+def read(layout: Layout, since_unix: float = 0.0) -> list[RunRecord]:
+    """Every job that ran after a time; damaged files are left out."""
+    try:
+        names = sorted(name for name in os.listdir(layout.runs) if name.endswith(".json"))
+    except FileNotFoundError:
+        return []
+    found = []
+    for name in names:
+        try:
+            record = decode(read_bounded(layout.runs / name, MAX_RECORD_BYTES)[0], RunRecord)
+        except (OSError, BadRecordError):
+            continue
+        if record.seen_unix >= since_unix:
+            found.append(record)
+    return found
+
+
+@dataclass
+class GpuTime:
+    """GPU seconds of some jobs; a slice counts as a GPU."""
+
+    jobs: set[str] = field(default_factory=set)
+    gpu_s: float = 0.0
+
+
+def gpu_time(
+    records: Iterable[RunRecord],
+    elapsed_s: Mapping[str, float],
+    since_unix: float,
+    *,
+    by_day: bool = False,
+) -> dict[str, GpuTime]:
+    """GPU seconds by model, or by day (UTC), of jobs that had GPUs.
+
+    Args:
+        elapsed_s: what Slurm says a job has run, by job id; its word goes over the agent's.
+        since_unix: only what came after.
+    """
+    found: dict[str, GpuTime] = {}
+    for one in records:
+        if not one.gpus:
+            continue
+        end = max(one.seen_unix, one.started_unix)
+        if one.job_id in elapsed_s:
+            end = one.started_unix + elapsed_s[one.job_id]
+        begin = max(one.started_unix, since_unix)
+        while begin < end:
+            stop = min(end, (begin // DAY_S + 1) * DAY_S) if by_day else end
+            total = found.setdefault(day_of(begin) if by_day else one.model, GpuTime())
+            total.jobs.add(one.job_id)
+            total.gpu_s += (stop - begin) * one.gpus
+            begin = stop
+    return found

@@ -1,0 +1,148 @@
+"""Everything that can end is ended, at random, under load; then it must be as it was declared.
+
+``MODELTAINER_CHAOS_S`` (seconds, default 100) is how long, ``MODELTAINER_CHAOS_SEED`` which dice.
+Not among the troubles: clocks that differ (one machine has one), which no lease depends on
+(``tests/registry``, ``tests/gateway``); and a full disk, whose part a folder plays that is closed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.acceptance.site import Account
+from tests.acceptance.test_service import load, outcome, ready, service_account, until
+from tests.cluster.cluster import Cluster
+
+pytestmark = pytest.mark.cluster
+
+SECONDS = float(os.environ.get("MODELTAINER_CHAOS_S", "100"))
+SEED = int(os.environ.get("MODELTAINER_CHAOS_SEED", str(random.randrange(10**6))))
+PORT = 18080
+WANTED = {"tiny": 2, "other": 1}
+
+
+@pytest.fixture
+def alice(cluster: Cluster) -> Iterator[Account]:
+    made = service_account(cluster, "chaos")
+    made.config["models"]["other"] = {**made.config["models"]["tiny"], "aliases": []}
+    made.write_config(gateway={"listen": "tcp", "port": PORT})
+    yield made
+    made.mt("stop --all --wait 90", check=False)
+    made.mt("gateway stop", check=False)
+
+
+class Troubles:
+    """What may happen; each returns once it has."""
+
+    def __init__(self, alice: Account, chance: random.Random) -> None:
+        self._alice, self._chance = alice, chance
+        self._cluster = alice.cluster
+
+    def all(self) -> dict[str, Callable[[], None]]:
+        return {
+            "scancel": self._scancel,
+            "agent killed": lambda: self._kill("submitit.core._submit"),
+            "engine killed": lambda: self._kill("llama-server"),
+            "gateway killed": self._gateway,
+            "reconciler killed": lambda: self._kill("modeltainer.reconcile", "login"),
+            "controller restarted": self._controller,
+            "node lost": self._node,
+            "node cut off": self._cut,
+            "registry closed": self._closed,
+        }
+
+    def _scancel(self) -> None:
+        jobs = self._alice.jobs()
+        if jobs:
+            self._alice.sh(f"scancel {self._chance.choice(jobs)}", check=False)
+
+    def _kill(self, what: str, host: str | None = None) -> None:
+        there = host or self._chance.choice(self._cluster.nodes)
+        line = f"pgrep -u alice -f {what} | shuf -n 1 | xargs -r kill -9"
+        self._cluster.run(there, ["bash", "-c", line], user="root", check=False)
+
+    def _gateway(self) -> None:
+        """Killed, and started again, as a systemd user unit would."""
+        address = json.loads(self._alice.mt("gateway status --json", check=False).stdout or "{}")
+        if address.get("pid"):
+            self._cluster.run("login", ["kill", "-9", str(address["pid"])], "root", check=False)
+        time.sleep(1)
+        self._alice.mt("gateway start")
+
+    def _controller(self) -> None:
+        self._cluster.run("login", ["pkill", "-9", "-x", "slurmctld"], user="root", check=False)
+        time.sleep(self._chance.uniform(1, 5))
+        self._cluster.run("login", ["slurmctld"], user="root")
+
+    def _node(self) -> None:
+        node = self._chance.choice(self._cluster.nodes)
+        self._cluster.kill_host(node)
+        time.sleep(self._chance.uniform(1, 25))
+        self._cluster.restart_host(node)
+
+    def _cut(self) -> None:
+        """For shorter or longer than a lease lasts and Slurm waits."""
+        node = self._chance.choice(self._cluster.nodes)
+        self._cluster.cut_network(node)
+        time.sleep(self._chance.choice([4, 12, 30]))
+        self._cluster.restore_network(node)
+
+    def _closed(self) -> None:
+        folders = [self._alice.registry / name for name in ("endpoints", "reconcile")]
+        for folder in folders:
+            folder.chmod(0o500)
+        time.sleep(self._chance.uniform(2, 12))
+        for folder in folders:
+            folder.chmod(0o700)
+
+
+def as_declared(alice: Account) -> bool:
+    """Ready replicas, jobs and folders are those that were declared, and no others."""
+    number = sum(WANTED.values())
+    return (
+        all(len(ready(alice, model)) == count for model, count in WANTED.items())
+        and len(alice.jobs()) == number
+        and len(alice.launch_folders()) == number
+    )
+
+
+@pytest.mark.timeout(SECONDS + 900)
+def test_it_converges_to_what_was_declared(alice: Account) -> None:
+    chance = random.Random(SEED)
+    alice.mt("gateway start")
+    alice.mt("up tiny --keep --replicas 2 --wait")
+    alice.mt("up other --keep --wait")
+    running = load(alice, "tiny", seconds=int(SECONDS), alone_s=0.01)
+    troubles = Troubles(alice, chance).all()
+    happened: Counter[str] = Counter()
+    end = time.monotonic() + SECONDS
+    left: list[str] = []
+    while time.monotonic() < end:
+        if not left:  # each comes once before any comes twice
+            left = list(troubles)
+            chance.shuffle(left)
+        name = left.pop()
+        print(f"{time.strftime('%X')} {name}", flush=True)
+        troubles[name]()
+        happened[name] += 1
+        time.sleep(chance.uniform(1, 8))
+    calm = time.monotonic()
+    until(lambda: as_declared(alice), f"all as declared (seed {SEED})", 240)
+    took = time.monotonic() - calm
+    found = outcome(running)
+    print(f"seed {SEED}: {dict(happened)}; as declared again after {took:.0f} s of calm;")
+    errors = Counter(str(one.get("status")) for one in found["bad"])
+    print(f"{found['requests']} requests, {len(found['bad'])} not answered, by status: {errors}")
+    # Whoever was not served was told so: no stream ends as if it were whole.
+    assert [one for one in found["bad"] if not one.get("error")] == []
+    assert found["requests"] > len(found["bad"])
+    assert alice.mt("chat tiny hello --max-tokens 2").stdout
+    alice.mt("stop --all --wait 90")
+    alice.assert_nothing_left()
