@@ -32,9 +32,17 @@ LIVENESS_S = 3.0
 @click.argument("launch", metavar="MODEL|LAUNCH|JOB", shell_complete=complete_launch)
 @click.option("--follow", "-f", is_flag=True, help="Go on as the log grows, until the launch ends.")
 @click.option("--agent", is_flag=True, help="The agent's and the job's own log, not the engine's.")
+@click.option(
+    "--rank",
+    type=click.IntRange(0),
+    default=0,
+    help="Of a model over several nodes: which one's, the first being 0.",
+)
 @click.option("--lines", "-n", type=click.IntRange(0), default=200, show_default=True)
 @pass_invocation
-def command(invocation: Invocation, /, launch: str, follow: bool, agent: bool, lines: int) -> None:
+def command(
+    invocation: Invocation, /, *, launch: str, follow: bool, agent: bool, rank: int, lines: int
+) -> None:
     """Show what the engine of a launch says; of a model with several launches, the newest.
 
     Logs lie on the shared filesystem: they can be read while the job runs and after its end, until
@@ -44,11 +52,11 @@ def command(invocation: Invocation, /, launch: str, follow: bool, agent: bool, l
     launch_id = launches_named(invocation, launch)[-1].spec.launch_id
     opened: dict[Path, IO[bytes]] = {}
     try:
-        for path in _files(layout, launch_id, agent):
+        for path in _files(layout, launch_id, agent, rank):
             opened[path] = path.open("rb")
             click.echo(last_lines(opened[path], lines), nl=False)
         if follow:
-            _follow(invocation, launch_id, agent, opened)
+            _follow(invocation, launch_id, agent, rank, opened)
         elif not opened:
             raise Failure(
                 f"{launch_id} has no {'agent' if agent else 'engine'} log yet",
@@ -63,24 +71,26 @@ def command(invocation: Invocation, /, launch: str, follow: bool, agent: bool, l
             file.close()
 
 
-def _files(layout: Layout, launch_id: str, agent: bool) -> list[Path]:
+def _files(layout: Layout, launch_id: str, agent: bool, rank: int) -> list[Path]:
     folder = layout.log(launch_id)
+    which = f"-{rank}" if rank else ""
     if not agent:
-        return [path for path in [folder / "engine.log"] if path.is_file()]
+        return [path for path in [folder / f"engine{which}.log"] if path.is_file()]
     # submitit's files: the job's own output, which has what came before the agent's first word.
-    found = [folder / "agent.log", *sorted((folder / "submitit").glob("*log*"))]
+    output = "*log*" if not rank else f"*_{rank}_log*"
+    found = [folder / f"agent{which}.log", *sorted((folder / "submitit").glob(output))]
     return [path for path in found if path.is_file()]
 
 
 def _follow(
-    invocation: Invocation, launch_id: str, agent: bool, opened: dict[Path, IO[bytes]]
+    invocation: Invocation, launch_id: str, agent: bool, rank: int, opened: dict[Path, IO[bytes]]
 ) -> None:
     from modeltainer.service import Observer
 
     layout, observer = invocation.layout(), Observer(invocation.config())
     looked = float("-inf")
     while True:
-        for path in _files(layout, launch_id, agent):
+        for path in _files(layout, launch_id, agent, rank):
             if path not in opened:
                 opened[path] = path.open("rb")
         # Asked before reading, so that the last words of a launch that has ended are read too.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -32,10 +31,6 @@ def alice(cluster_22_05: Cluster) -> Iterator[Account]:
     made.mt("gateway stop", check=False)
 
 
-def log_of(alice: Account, launch_id: str, name: str) -> Path:
-    return alice.registry / "launches" / launch_id / "log" / name
-
-
 @pytest.mark.timeout(1800)  # the first run installs vLLM
 def test_one_model_over_two_nodes(alice: Account) -> None:
     alice.mt("up wide --wait", timeout=400)
@@ -44,8 +39,8 @@ def test_one_model_over_two_nodes(alice: Account) -> None:
     [job] = alice.sh("squeue --me --noheader --format=%D").stdout.split()
     assert job == "2"
     launch_id = row["launch_id"]
-    second = log_of(alice, launch_id, "engine-1.log").read_text()
-    assert "world_size=2 rank=1" in second
+    assert "world_size=2 rank=1" in alice.mt("logs wide --rank 1").stdout
+    assert "rank 1 started" in alice.mt(f"logs {launch_id} --rank 1 --agent").stdout
     alice.mt("gateway start")
     assert alice.mt("chat wide hello --max-tokens 8").stdout.strip()
 
