@@ -101,7 +101,7 @@ def _slurm_only(name: str, config: Config, section: ModelSection) -> list[str]:
     problems = [
         f"{name}: resources.{field} is Slurm's; Docker Compose has no such thing"
         for field in _SLURM_ONLY
-        if getattr(wanted, field) is not None
+        if getattr(wanted, field) not in {None, 1}  # one node is what there is
     ]
     if isinstance(wanted.mig, str):
         problems.append(

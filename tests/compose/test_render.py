@@ -161,6 +161,7 @@ def test_without_output_nothing_is_written(run: Run, tmp_path: Path) -> None:
     ("change", "reason"),
     [
         ({"resources": {"gpus": 1, "mig": "1g.10gb"}}, "resources.mig"),
+        ({"resources": {"nodes": 2}}, "resources.nodes"),
         ({"resources": {"partition": "gpu"}}, "resources.partition"),
         ({"resources": {"nodelist": "n1"}}, "resources.nodelist"),
         ({"resources": {"gpus": 1, "gpu_type": "a100"}}, "resources.gpu_type"),
