@@ -50,8 +50,8 @@ TICK_S = 0.5
 ENGINE_GRACE_S = 5.0
 DRAIN_SHARE = 4
 """The drain before the walltime takes at most one part in this many of it."""
-RANKS_SAY_S = 2.0
-"""What another node's agent takes to see its engine's end and to say so."""
+RANKS_SAY_S = 5.0
+"""What another node's agent takes at most to see its engine's end and to say so."""
 WALLTIME_MARGIN_S = 15.0
 """Kept free before the walltime's end, beside the drain time."""
 
@@ -317,9 +317,11 @@ class Agent:
         """What ended first may have been another node's rank, which takes the head's with it."""
         if self._spec.resources.nodes == 1 or cause.code != "engine-died":
             return cause
-        self._wakeup.sleep(RANKS_SAY_S)
-        self._look_for_ranks()
-        found = ranks.lost(self._heard, time.monotonic())
+        found, deadline = None, time.monotonic() + RANKS_SAY_S
+        while found is None and time.monotonic() < deadline:
+            self._wakeup.sleep(TICK_S)
+            self._look_for_ranks()
+            found = ranks.lost(self._heard, time.monotonic())
         if found is None:
             return cause
         if found.code != "engine-died":

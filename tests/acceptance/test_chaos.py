@@ -113,7 +113,7 @@ def as_declared(alice: Account) -> bool:
     )
 
 
-@pytest.mark.timeout(SECONDS + 900)
+@pytest.mark.timeout(4 * SECONDS + 900)
 def test_it_converges_to_what_was_declared(alice: Account) -> None:
     chance = random.Random(SEED)
     alice.mt("gateway start")
@@ -134,7 +134,8 @@ def test_it_converges_to_what_was_declared(alice: Account) -> None:
         happened[name] += 1
         time.sleep(chance.uniform(1, 8))
     calm = time.monotonic()
-    until(lambda: as_declared(alice), f"all as declared (seed {SEED})", 240)
+    # What has died again and again is tried ever more rarely: up to half an hour apart.
+    until(lambda: as_declared(alice), f"all as declared (seed {SEED})", 400 + 2 * SECONDS)
     took = time.monotonic() - calm
     found = outcome(running)
     print(f"seed {SEED}: {dict(happened)}; as declared again after {took:.0f} s of calm;")
