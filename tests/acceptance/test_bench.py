@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests.acceptance.site import Account, account
+from tests.acceptance.test_commands import until_answered
 from tests.cluster.cluster import Cluster
 
 pytestmark = pytest.mark.cluster
@@ -69,7 +70,7 @@ def test_a_sweep_through_the_gateway_and_one_next_to_the_engine(cluster: Cluster
 
     # On a slice: what it has cost is known after the launch is gone.
     alice.mt("up tiny --wait --partition gpu --gpus 1 --gpu-type a100_1g.10gb")
-    alice.mt("chat tiny hello --max-tokens 4")
+    until_answered(alice)  # the gateway looks at the registry once a second
     alice.mt("stop tiny")
     [spent] = json.loads(alice.mt("usage --by model --json").stdout)
     assert spent["model"] == "tiny"
