@@ -1,6 +1,6 @@
 """Everything that can end is ended, at random, under load; then it must be as it was declared.
 
-``MODELTAINER_CHAOS_S`` (seconds, default 100) is how long, ``MODELTAINER_CHAOS_SEED`` which dice.
+``MODELTAINER_CHAOS_S`` (seconds, default 45) is how long, ``MODELTAINER_CHAOS_SEED`` which dice.
 Not among the troubles: clocks that differ (one machine has one), which no lease depends on
 (``tests/registry``, ``tests/gateway``); and a full disk, whose part a folder plays that is closed.
 """
@@ -22,7 +22,7 @@ from tests.cluster.cluster import Cluster
 
 pytestmark = pytest.mark.cluster
 
-SECONDS = float(os.environ.get("MODELTAINER_CHAOS_S", "100"))
+SECONDS = float(os.environ.get("MODELTAINER_CHAOS_S", "45"))
 SEED = int(os.environ.get("MODELTAINER_CHAOS_SEED", str(random.randrange(10**6))))
 PORT = 18080
 WANTED = {"tiny": 2, "other": 1}
