@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from modeltainer.bench.client import Target
+from modeltainer.bench.client import target
 from modeltainer.bench.metrics import percentile, tpot, ttft
 from modeltainer.bench.point import PointPlan
 from modeltainer.bench.run import WorkerError, run_point
@@ -39,18 +40,24 @@ class Floor:
 
 
 @contextmanager
-def mock_server(ttft_s: float, gap_s: float, tokens: int) -> Iterator[str]:
-    """A scripted server in a process of its own; gives the path of its socket."""
+def mock_server(ttft_s: float, gap_s: float, tokens: int, *, tcp: bool = False) -> Iterator[str]:
+    """A scripted server in a process of its own; gives its URL, ``unix:/path`` unless ``tcp``."""
     with tempfile.TemporaryDirectory(prefix="mt-bench-") as folder:
-        socket = str(Path(folder) / "mock.sock")
-        words = [sys.executable, "-m", "modeltainer.bench.mock", "--socket", socket]
+        if tcp:
+            with socket.create_server(("127.0.0.1", 0)) as probe:
+                port = str(probe.getsockname()[1])
+            where, url = ["--port", port], f"http://127.0.0.1:{port}"
+        else:
+            path = str(Path(folder) / "mock.sock")
+            where, url = ["--socket", path], f"unix:{path}"
+        words = [sys.executable, "-m", "modeltainer.bench.mock", *where]
         timing = ["--ttft", str(ttft_s), "--gap", str(gap_s), "--tokens", str(tokens)]
         with subprocess.Popen([*words, *timing], stdout=subprocess.PIPE) as process:
             try:
                 assert process.stdout is not None
                 if process.stdout.readline() != b"ready\n":
                     raise WorkerError("the mock server of the calibration did not start")
-                yield socket
+                yield url
             finally:
                 process.terminate()
 
@@ -63,10 +70,10 @@ def calibrate(concurrency: int, chunk_gap_s: float, workers: int = 1) -> Floor:
     """
     tokens = max(2, round((LENGTH_S - TTFT_S) / chunk_gap_s))
     workload = Workload(prompt=Length(16, 16), output=Length(tokens, tokens))
-    with mock_server(TTFT_S, chunk_gap_s, tokens) as socket:
+    with mock_server(TTFT_S, chunk_gap_s, tokens) as url:
         plan = PointPlan(
             label="calibration",
-            targets=(Target("mock", "localhost", socket=socket),),
+            targets=(target(url, "mock"),),
             schedule=ClosedLoop(concurrency),
             workload=workload,
             requests=max(2 * concurrency, 4),

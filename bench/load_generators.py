@@ -15,15 +15,15 @@ import argparse
 import json
 import os
 import random
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from modeltainer.bench.calibrate import mock_server
 
 TTFT_S, GAP_S, TOKENS = 0.05, 0.02, 64
 FEW, MANY = 2, 10
@@ -105,23 +105,6 @@ def vllm(program: str) -> Command:
     return command
 
 
-@contextmanager
-def server() -> Iterator[str]:
-    """The server; gives its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    words = [sys.executable, "-m", "modeltainer.bench.mock", "--port", str(port)]
-    timing = ["--ttft", str(TTFT_S), "--gap", str(GAP_S), "--tokens", str(TOKENS)]
-    with subprocess.Popen([*words, *timing], stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            if process.stdout.readline() != b"ready\n":
-                raise SystemExit("the server did not start")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-
-
 def cpu_s(argv: Sequence[str], log: Path) -> float:
     """CPU seconds of a program and of all that it has waited for.
 
@@ -170,7 +153,7 @@ def main() -> None:
         if program:
             clients[name] = make(program)
     found: dict[str, list[float]] = {name: [] for name in clients}
-    with server() as url:
+    with mock_server(TTFT_S, GAP_S, TOKENS, tcp=True) as url:
         for _ in range(options.rounds):
             for name in random.sample(list(clients), len(clients)):
                 cost = per_token_s(clients[name], url, options.streams, options.tokenizer)

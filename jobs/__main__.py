@@ -17,7 +17,8 @@ import msgspec
 
 from modeltainer import spec as spec_file
 from modeltainer.jobs import agent
-from modeltainer.jobs.follower import HEAD_APPEARS_S, TICK_S, rank_of
+from modeltainer.jobs.follower import HEAD_APPEARS_S, TICK_S
+from modeltainer.jobs.site_facts import rank_of
 from modeltainer.registry import launches
 from modeltainer.registry.layout import Layout, new_launch_id
 from modeltainer.registry.records import Submission

@@ -23,12 +23,19 @@ from modeltainer.jobs.diagnose import diagnose
 from modeltainer.jobs.engine_start import CannotStartEngineError, EngineStarter
 from modeltainer.jobs.engines import Engine, engine_for
 from modeltainer.jobs.engines.base import Rank
-from modeltainer.jobs.follower import Follower, peer_address, rank_of
+from modeltainer.jobs.follower import Follower
 from modeltainer.jobs.lifecycle import Act, Ask, Facts, Life, Limits, step
 from modeltainer.jobs.probe import NotYetError, Target, check_answers, check_identity
 from modeltainer.jobs.process import EngineProcess
 from modeltainer.jobs.registration import Registration
-from modeltainer.jobs.site_facts import JobFacts, NoSuchInterfaceError, addresses, job_facts
+from modeltainer.jobs.site_facts import (
+    JobFacts,
+    NoSuchInterfaceError,
+    addresses,
+    job_facts,
+    own_address,
+    rank_of,
+)
 from modeltainer.jobs.wakeup import Wakeup
 from modeltainer.registry import launches, ranks, runs
 from modeltainer.registry.endpoints import EndpointWriter
@@ -297,7 +304,7 @@ class Agent:
     def _meet(self, image: str | None, bind: str, held: contextlib.ExitStack) -> Rank:
         """This node's part as the head; the others are told where it is."""
         spec = self._spec
-        address = peer_address(spec, self._facts)
+        address = own_address(spec, self._facts)
         port = ports.hold_port(bind, spec.site.ports)
         held.callback(port.release)
         port.share()

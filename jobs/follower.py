@@ -7,13 +7,11 @@ folder, and ends with the head; what ends before that is told there, and the hea
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from modeltainer.hpc.hostlist import expand
 from modeltainer.jobs.agent_log import AgentLog
 from modeltainer.jobs.diagnose import diagnose
 from modeltainer.jobs.engine_start import CannotStartEngineError, EngineStarter
@@ -46,22 +44,6 @@ LOOK_S = 1.0
 HEAD_APPEARS_S = 120.0
 """The agents of one job start within seconds of each other; a node's prelude may take longer."""
 ENGINE_GRACE_S = 5.0
-
-
-def rank_of(nodes: int) -> int:
-    """This agent's rank among so many nodes: Slurm's task number (srun(1))."""
-    return int(os.environ.get("SLURM_PROCID", "0")) if nodes > 1 else 0
-
-
-def peer_address(spec: LaunchSpec, facts: JobFacts) -> str:
-    """This node's IPv4 address as the job's other nodes reach it.
-
-    Raises:
-        NoSuchInterfaceError: the site's interface is not here, or no other node has an address.
-    """
-    names = expand(os.environ.get("SLURM_JOB_NODELIST", ""))
-    others = [name for name in names if name != facts.node]
-    return own_address(spec, others)
 
 
 @dataclass
@@ -159,7 +141,7 @@ class Follower:
         if isinstance(found, Cause):
             return found
         spec = self._spec
-        address = peer_address(spec, self._facts)
+        address = own_address(spec, self._facts)
         rank = Rank(self._rank, spec.resources.nodes, found.address, found.port, address)
         with contextlib.ExitStack() as held:
             block = hold_internal_ports()

@@ -8,9 +8,10 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from modeltainer.hpc.hostlist import expand
 from modeltainer.spec import LaunchSpec
 
 _SIOCGIFADDR = 0x8915
@@ -69,15 +70,22 @@ def addresses(spec: LaunchSpec, facts: JobFacts) -> tuple[str, str]:
     return "0.0.0.0", facts.node  # noqa: S104
 
 
-def own_address(spec: LaunchSpec, towards: Sequence[str]) -> str:
-    """This node's IPv4 address on the way to other nodes (the first that has an address).
+def rank_of(nodes: int) -> int:
+    """This agent's rank among so many nodes: Slurm's task number (srun(1))."""
+    return int(os.environ.get("SLURM_PROCID", "0")) if nodes > 1 else 0
+
+
+def own_address(spec: LaunchSpec, facts: JobFacts) -> str:
+    """This node's IPv4 address on the way to the job's other nodes (the first that has one).
 
     Raises:
         NoSuchInterfaceError: the site's interface is not here, or no other node has an address.
     """
     if spec.site.host_interface is not None:
         return _interface_address(spec.site.host_interface)
-    for name in towards:
+    names = expand(os.environ.get("SLURM_JOB_NODELIST", ""))
+    others = [name for name in names if name != facts.node]
+    for name in others:
         with (
             contextlib.suppress(OSError),
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe,
@@ -86,7 +94,7 @@ def own_address(spec: LaunchSpec, towards: Sequence[str]) -> str:
             address: str = probe.getsockname()[0]
             return address
     raise NoSuchInterfaceError(
-        f"no other node of the job has an address: {', '.join(towards) or 'there is none'}"
+        f"no other node of the job has an address: {', '.join(others) or 'there is none'}"
     )
 
 

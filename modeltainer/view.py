@@ -151,7 +151,7 @@ def _with_agent(row: Row, endpoint: Endpoint, submitted_unix: float, now: float)
         node=endpoint.node,
         nodes=endpoint.nodes,
         gres=endpoint.gres or row.gres,
-        url=_url(endpoint) if endpoint.state in {State.READY, State.DRAINING} else None,
+        url=endpoint.url if endpoint.state in {State.READY, State.DRAINING} else None,
         time_left_s=_time_left(row, endpoint, now),
         queue_s=max(0.0, endpoint.started_unix - submitted_unix),
         pulling_s=endpoint.clocks.pulling_s,
@@ -167,13 +167,6 @@ def _time_left(row: Row, endpoint: Endpoint, now: float) -> float | None:
     if endpoint.state is State.ENDED:
         return None
     return row.time_left_s if endpoint.ends_unix is None else max(0.0, endpoint.ends_unix - now)
-
-
-def _url(endpoint: Endpoint) -> str | None:
-    if endpoint.host is None or endpoint.port is None:
-        return None
-    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-    return f"{'https' if endpoint.tls else 'http'}://{host}:{endpoint.port}"
 
 
 def with_requests(rows: list[Row], in_flight: Mapping[str, int]) -> list[Row]:

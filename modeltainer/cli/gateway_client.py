@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from modeltainer.gateway.address import GatewayAddress
     from modeltainer.registry.layout import Layout
+    from modeltainer.registry.records import Endpoint, LaunchSecret
 
 
 @dataclass(frozen=True)
@@ -129,28 +130,18 @@ def certificate_at(layout: Callable[[], Layout], url: str) -> str | None:
     if parts.scheme != "https":
         return None
     from modeltainer.config.problems import ConfigError
-    from modeltainer.registry.endpoints import EndpointReader
-    from modeltainer.registry.launches import read_secret
-    from modeltainer.registry.records import BadRecordError
 
     try:
         known = layout()
-        sightings = EndpointReader(known).poll()
         place = parts.hostname, parts.port
+        newest = _newest(known, lambda one: ((one.host or "").lower(), one.port) == place)
     except (ConfigError, ValueError):
         return None
-    ours = [
-        seen.endpoint
-        for seen in sightings
-        if ((seen.endpoint.host or "").lower(), seen.endpoint.port) == place
-    ]
-    # A killed launch may have left its record, and its port to the next one.
-    newest = max(ours, key=lambda one: one.started_unix, default=None)
     if newest is None:
         return None
     try:
-        return read_secret(known.launch(newest.launch_id)).certificate
-    except (OSError, BadRecordError, ValueError) as error:
+        return _secret_of(known, newest).certificate
+    except ValueError as error:
         raise Failure(
             f"{url} is an endpoint of yours, and its certificate cannot be read: {error}",
             "go through the gateway instead: leave out --url",
@@ -166,27 +157,41 @@ def engine_door(layout: Layout, model: str) -> Door:
     Raises:
         Failure: none is ready, or its launch's secret cannot be read.
     """
-    from modeltainer.registry.endpoints import EndpointReader
-    from modeltainer.registry.launches import read_secret
-    from modeltainer.registry.records import BadRecordError, State
+    from modeltainer.registry.records import State
 
-    ready = [
-        seen.endpoint
-        for seen in EndpointReader(layout).poll()
-        if seen.endpoint.state is State.READY and seen.endpoint.model == model
-    ]
-    newest = max(ready, key=lambda one: one.started_unix, default=None)
-    if newest is None:
+    newest = _newest(layout, lambda one: one.state is State.READY and one.model == model)
+    if newest is None or newest.url is None:
         raise Failure(
             f"no engine of {model} is ready", "mt-submit ls shows what there is", NO_MATCH
         )
     try:
-        secret = read_secret(layout.launch(newest.launch_id))
-    except (OSError, BadRecordError, ValueError) as error:
+        secret = _secret_of(layout, newest)
+    except ValueError as error:
         raise Failure(f"the key of {newest.launch_id} cannot be read: {error}") from error
-    scheme = "https" if newest.tls else "http"
-    url = f"{scheme}://{newest.host}:{newest.port}"
-    return Door(url, None, secret.key, secret.certificate)
+    return Door(newest.url, None, secret.key, secret.certificate)
+
+
+def _newest(layout: Layout, wanted: Callable[[Endpoint], bool]) -> Endpoint | None:
+    """Of this registry's endpoints that are wanted: a killed launch may have left its record, and
+    its port to the next one."""
+    from modeltainer.registry.endpoints import EndpointReader
+
+    found = [seen.endpoint for seen in EndpointReader(layout).poll()]
+    return max(filter(wanted, found), key=lambda one: one.started_unix, default=None)
+
+
+def _secret_of(layout: Layout, endpoint: Endpoint) -> LaunchSecret:
+    """Its launch's secret.
+
+    Raises:
+        ValueError: it cannot be read; the message says why.
+    """
+    from modeltainer.registry.launches import read_secret
+
+    try:
+        return read_secret(layout.launch(endpoint.launch_id))
+    except OSError as error:
+        raise ValueError(str(error)) from error
 
 
 def answers(door: Door, path: str = "/health") -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 
 from modeltainer.reconcile.replica import Phase, Replica
+from modeltainer.registry.days import by_day, day_of
 from modeltainer.registry.deployments import History
 from modeltainer.registry.records import Cause
 
@@ -82,21 +82,6 @@ def _charged(known: dict[str, float], one: Replica, now_unix: float) -> dict[str
     for day, seconds in by_day(now_unix - one.running_s, now_unix).items():
         charged[day] = charged.get(day, 0.0) + seconds * one.gpus
     return dict(sorted(charged.items())[-DAYS:])
-
-
-def by_day(start_unix: float, end_unix: float) -> dict[str, float]:
-    """Seconds of a span, by day (UTC)."""
-    found: dict[str, float] = {}
-    while start_unix < end_unix:
-        midnight = (start_unix // 86400 + 1) * 86400
-        found[day_of(start_unix)] = min(midnight, end_unix) - start_unix
-        start_unix = midnight
-    return found
-
-
-def day_of(unix: float) -> str:
-    """``2026-01-31`` (UTC)."""
-    return time.strftime("%Y-%m-%d", time.gmtime(unix))
 
 
 def gpu_seconds_today(history: History, replicas: Iterable[Replica], now_unix: float) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from modeltainer.registry.atomic import read_bounded, write_whole
+from modeltainer.registry.endpoints import LEASE_PERIODS
 from modeltainer.registry.layout import Layout
 from modeltainer.registry.records import (
     MAX_RECORD_BYTES,
@@ -21,9 +22,6 @@ from modeltainer.registry.records import (
     decode,
     encode,
 )
-
-SILENT_PERIODS = 4
-"""As with endpoints: a rank whose counter has not moved for so many of its periods is lost."""
 
 
 def write_rendezvous(layout: Layout, launch_id: str, rendezvous: Rendezvous) -> None:
@@ -95,7 +93,7 @@ def lost(heard: Mapping[int, Heard], now: float) -> Cause | None:
         if record.cause is not None:
             return replace(record.cause, message=f"{where}: {record.cause.message}")
         silent_s = now - one.moved
-        if silent_s >= SILENT_PERIODS * record.period_s:
+        if silent_s >= LEASE_PERIODS * record.period_s:
             return Cause(
                 "rank-lost",
                 f"{where} has not been heard of for {silent_s:.0f} s",

@@ -108,6 +108,14 @@ class Endpoint:
         """Names the file: ``<job>.<launch_id>``."""
         return f"{self.job_id}.{self.launch_id}"
 
+    @property
+    def url(self) -> str | None:
+        """Base URL of the engine; None before it has an address."""
+        if self.host is None or self.port is None:
+            return None
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
+
 
 @dataclass(frozen=True)
 class Submission:

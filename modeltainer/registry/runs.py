@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from modeltainer.registry.atomic import read_bounded, write_whole
+from modeltainer.registry.days import by_day as seconds_by_day
 from modeltainer.registry.layout import Layout
 from modeltainer.registry.records import (
     MAX_RECORD_BYTES,
@@ -19,7 +20,6 @@ from modeltainer.registry.records import (
     decode,
     encode,
 )
-from modeltainer.registry.usage import DAY_S, day_of
 
 RENEW_S = 60.0
 """How often a running job's file is written: what an agent that is killed outright may lose."""
@@ -81,10 +81,11 @@ def gpu_time(
         if one.job_id in elapsed_s:
             end = one.started_unix + elapsed_s[one.job_id]
         begin = max(one.started_unix, since_unix)
-        while begin < end:
-            stop = min(end, (begin // DAY_S + 1) * DAY_S) if by_day else end
-            total = found.setdefault(day_of(begin) if by_day else one.model, GpuTime())
+        if begin >= end:
+            continue
+        spans = seconds_by_day(begin, end) if by_day else {one.model: end - begin}
+        for name, seconds in spans.items():
+            total = found.setdefault(name, GpuTime())
             total.jobs.add(one.job_id)
-            total.gpu_s += (stop - begin) * one.gpus
-            begin = stop
+            total.gpu_s += seconds * one.gpus
     return found

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 
+from modeltainer.registry.days import DAY_S, day_end, day_of
 from modeltainer.registry.layout import Layout
 
 _FILE = re.compile(r"(\d{4}-\d{2}-\d{2})\.[A-Za-z0-9._-]+\.jsonl")
-DAY_S = 86400
 By = Literal["key", "model", "day", "user"]
 
 
@@ -72,7 +71,7 @@ def append(layout: Layout, host: str, records: Sequence[UsageRecord]) -> None:
     day, ends_unix = "", 0.0
     for record in records:
         if not ends_unix - DAY_S <= record.unix < ends_unix:
-            day, ends_unix = day_of(record.unix), (record.unix // DAY_S + 1) * DAY_S
+            day, ends_unix = day_of(record.unix), day_end(record.unix)
         by_day.setdefault(day, []).append(msgspec.json.encode(record) + b"\n")
     layout.usage.mkdir(mode=0o700, parents=True, exist_ok=True)
     for day, lines in by_day.items():
@@ -117,8 +116,3 @@ def totals(records: Iterable[UsageRecord], by: By) -> dict[str, Total]:
             name = day_of(record.unix)
         found.setdefault(name, Total()).add(record)
     return dict(sorted(found.items()))
-
-
-def day_of(unix: float) -> str:
-    """The day (UTC) of a time."""
-    return time.strftime("%Y-%m-%d", time.gmtime(unix))

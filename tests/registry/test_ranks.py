@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeltainer.registry import ranks
+from modeltainer.registry.endpoints import LEASE_PERIODS
 from modeltainer.registry.layout import Layout
 from modeltainer.registry.records import Cause, RankRecord, Rendezvous
 
 ID = "wide-r0-abcdef"
 PERIOD_S = 5.0
-SILENT_S = ranks.SILENT_PERIODS * PERIOD_S
+SILENT_S = LEASE_PERIODS * PERIOD_S
 
 
 def test_files_there_and_back(tmp_path: Path) -> None:
