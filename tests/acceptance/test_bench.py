@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,8 +16,15 @@ from tests.cluster.cluster import Cluster
 
 pytestmark = pytest.mark.cluster
 
-# Four of these at once are as much as the tiny model's context of 256 holds.
 SMALL = "--prompt-tokens 8 --output-tokens 8 --requests 8 --no-calibration"
+
+
+@pytest.fixture
+def alice(cluster: Cluster) -> Iterator[Account]:
+    made = account(cluster, "alice", "bench")
+    yield made
+    made.mt("stop --all --wait 90", check=False)
+    made.mt("gateway stop", check=False)
 
 
 def summary(alice: Account, folder: str) -> dict[str, object]:
@@ -30,8 +38,10 @@ def summary(alice: Account, folder: str) -> dict[str, object]:
     return found
 
 
-def test_a_sweep_through_the_gateway_and_one_next_to_the_engine(cluster: Cluster) -> None:
-    alice = account(cluster, "alice", "bench")
+def test_a_sweep_through_the_gateway_and_one_next_to_the_engine(alice: Account) -> None:
+    # Four users' prompts, and those that idle slots still hold: more than a context of 256.
+    alice.config["models"]["tiny"]["context"] = 2048
+    alice.write_config()
     alice.mt("up tiny --wait")
     alice.mt("gateway start")
     said = alice.mt(f"bench tiny --concurrency 1,4 {SMALL} --output sweep")
