@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from modeltainer.gateway.accounting import Accounting
+from modeltainer.gateway.arrival import Arrival
 from modeltainer.gateway.auth import NOBODY, Authenticator
 from modeltainer.gateway.breaker import BreakerState
 from modeltainer.gateway.catalog import Catalog, LoadConfig
@@ -73,6 +74,7 @@ class Gateway:
             accounting=self.accounting,
             metrics=self.metrics,
             log=log,
+            arrival=Arrival(self.endpoints, self._look_soon),
             cold_start=ColdStart(settings.cold_start, layout, self.endpoints, log),
             book=self.book,
             tracer=self._tracer,
@@ -156,6 +158,10 @@ class Gateway:
             await asyncio.to_thread(self._tracer.close)
         self.book.stop()
         self.endpoints.close()
+
+    def _look_soon(self) -> None:
+        if self._follower is not None:
+            self._follower.look_soon()
 
     async def reload(self) -> bool:
         """Read models.yaml again; False when it is bad and the old one stays."""

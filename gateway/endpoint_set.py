@@ -69,6 +69,8 @@ class EndpointSet:
         self.table = Table()
         self.changed = asyncio.Event()
         """Set, and replaced by a new one, when the table changes."""
+        self.looked = asyncio.Event()
+        """Set, and replaced by a new one, when the registry was read."""
 
     def set_models(
         self,
@@ -86,8 +88,12 @@ class EndpointSet:
             for name, problem in snapshot.problems.items():
                 self._log.warning("registry_problem", file=name, message=problem)
         known, self.snapshot = self.snapshot, snapshot
-        if known is not None and known.targets == snapshot.targets:
-            return
+        if known is None or known.targets != snapshot.targets:
+            self._take_over(snapshot)
+        looked, self.looked = self.looked, asyncio.Event()
+        looked.set()
+
+    def _take_over(self, snapshot: Snapshot) -> None:
         targets = {target.key: target for target in snapshot.targets}
         for key in [key for key in self._live if key not in targets]:
             self._live.pop(key).retire()
@@ -150,6 +156,10 @@ class EndpointSet:
         self._log.warning("endpoint_suspect", endpoint=live.target.key, reason=reason)
         self._start_probe(live)
         self._rebuild()
+
+    def is_new(self, model: str) -> bool:
+        """Whether an endpoint of the model was found that nobody has asked for its identity yet."""
+        return any(one.target.model == model and not one.probed for one in self._live.values())
 
     @property
     def all(self) -> list[LiveEndpoint]:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from modeltainer.gateway.accounting import Accounting
 from modeltainer.gateway.affinity import choose_arm, prefix_key, session_key, user_key
+from modeltainer.gateway.arrival import Arrival
 from modeltainer.gateway.attempt import RETRIABLE, Patience, begin, may_retry
 from modeltainer.gateway.auth import Authenticator
 from modeltainer.gateway.body import Body, parse
@@ -83,6 +84,7 @@ class Proxy:
         accounting: Accounting,
         metrics: Metrics,
         log: JsonLog,
+        arrival: Arrival,
         cold_start: ColdStart,
         book: DemandBook,
         tracer: Tracer | None = None,
@@ -90,7 +92,7 @@ class Proxy:
         self._tracer = tracer
         self._accounting, self._metrics = accounting, metrics
         self._settings, self._endpoints = settings, endpoints
-        self._cold_start, self._book = cold_start, book
+        self._arrival, self._cold_start, self._book = arrival, cold_start, book
         self._authenticator, self._standing, self._log = authenticator, standing, log
         self._limiter = Limiter()
         self._budget = BodyBudget(settings.max_buffered_bytes)
@@ -265,6 +267,8 @@ class Proxy:
         if exchange.affinity is None and self._settings.routing == "prefix":
             exchange.affinity = prefix_key(body)
         self._reserve(exchange, key, body)
+        if not self._endpoints.table.candidates(model):
+            await self._arrival.wait(model)
         down = not self._endpoints.table.candidates(model)
         may_wait = down and await self._cold_start.admit(model)
         self._book.begin(model, waits=down)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ from modeltainer.tls import pinned
 
 KEYS_INTERVAL_S = 1.0
 """At most this long until a revoked key is refused."""
+LEAST_PAUSE_S = 0.2
+"""Between two looks, however many clients ask for one at once."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Snapshot:
     """All endpoint files, for the status page."""
     problems: dict[str, str] = field(default_factory=dict)
     """Files that are left out, and why."""
+    began: float = 0.0
+    """When the look began (monotonic clock): what was written before is in it."""
 
 
 class RegistryFollower:
@@ -48,7 +53,8 @@ class RegistryFollower:
         self._interval_s, self._warn = interval_s, warn
         self._targets: dict[str, tuple[Endpoint, Target, LaunchSecret]] = {}
         """By endpoint file; the reader gives the same record again while the file stays."""
-        self._stop = threading.Event()
+        self._stop, self._wake = threading.Event(), threading.Event()
+        self._wanted = False
         self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
 
     def start(self) -> None:
@@ -58,9 +64,16 @@ class RegistryFollower:
     def stop(self) -> None:
         """End soon; a look that hangs on the filesystem is not waited for."""
         self._stop.set()
+        self._wake.set()
+
+    def look_soon(self) -> None:
+        """Have a look begun now, and not at the end of the interval."""
+        self._wanted = True
+        self._wake.set()
 
     def look(self) -> Snapshot:
         """Read the registry once, in the calling thread."""
+        began = time.monotonic()
         sightings = tuple(self._reader.poll())
         problems = dict(self._reader.problems)
         targets: dict[str, tuple[Endpoint, Target, LaunchSecret]] = {}
@@ -78,7 +91,7 @@ class RegistryFollower:
                     continue
             targets[key] = known
         self._targets = targets
-        return Snapshot(tuple([one[1] for one in targets.values()]), sightings, problems)
+        return Snapshot(tuple([one[1] for one in targets.values()]), sightings, problems, began)
 
     def _target(
         self, seen: Sighting, known: tuple[Endpoint, Target, LaunchSecret] | None
@@ -126,14 +139,17 @@ class RegistryFollower:
         while not self._stop.is_set():
             try:
                 self._ring.refresh()
-                if count % rounds == 0:
+                wanted, self._wanted = self._wanted, False
+                if wanted or count % rounds == 0:
                     self._publish(self.look())
             except RuntimeError:
                 return  # the event loop is closed: the gateway has ended
             except Exception as error:  # a fault here must not end the following
                 self._warn(f"registry: {type(error).__name__}: {error}")
             count += 1
-            self._stop.wait(interval)
+            if not self._stop.wait(min(interval, LEAST_PAUSE_S)):
+                self._wake.wait(max(0.0, interval - LEAST_PAUSE_S))
+                self._wake.clear()
 
 
 def _identity(endpoint: Endpoint) -> tuple[str, float]:

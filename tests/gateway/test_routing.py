@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modeltainer.config.load import load
 from modeltainer.gateway.identity import served_names
 from modeltainer.gateway.routing import Target, choose, table, unknown_model
 from modeltainer.registry.launches import new_secret
@@ -206,6 +208,18 @@ def test_only_ready_endpoints_are_routed_to(world: World) -> None:
         world.until(lambda: world.chat().status_code == 200)
         launched.writer.remove()
         world.until(lambda: world.chat().status_code == 404)
+
+
+def test_a_request_just_after_the_launch_finds_it_before_the_next_look(
+    world: World, tmp_path: Path
+) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text("models:\n  m: {source: '/m.gguf', engine: llamacpp}\n")
+    with world.serving(lambda: load(file, {}), poll_interval=60):
+        assert world.chat().status_code == 503
+        launched = world.launch()
+        assert world.chat().status_code == 200
+        assert len(launched.engine.requests) == 1
 
 
 def test_lost_lease_is_out(world: World) -> None:
