@@ -17,7 +17,8 @@ NOBODY = KeyRecord(id="none", name="no key asked for", sha256="")
 """Stands for a client where the Unix socket's permissions decide who may connect."""
 OWNER = KeyRecord(id="owner", name="the gateway's owner", sha256="")
 """Stands for whoever can read the gateway's own state file: mt-submit of the same user."""
-
+ON_BEHALF = b"x-modeltainer-for"
+"""A key's id: the owner asks as if by that key, as batches do that it has ordered."""
 
 LOOK_AGAIN_S = 0.2
 """Least time between two looks at the key folder for unknown keys: guessing costs the shared
@@ -64,6 +65,7 @@ class Authenticator:
         """
         if not self._required:
             return NOBODY
+        headers = list(headers)
         given = presented_key(headers)
         if given is None:
             raise GatewayError(
@@ -73,7 +75,7 @@ class Authenticator:
                 "missing_api_key",
             )
         if self._owner_token and hmac.compare_digest(given, self._owner_token):
-            return OWNER
+            return self._on_behalf(headers)
         record = self._ring.find(given.decode("utf-8", "surrogateescape"))
         if record is None:
             raise GatewayError(
@@ -81,6 +83,16 @@ class Authenticator:
                 "This API key is not valid here: it is unknown, revoked or expired",
                 "invalid_api_key",
             )
+        return record
+
+    def _on_behalf(self, headers: Iterable[tuple[bytes, bytes]]) -> KeyRecord:
+        key_id = next((value.decode("latin-1") for name, value in headers if name == ON_BEHALF), "")
+        if key_id in ("", OWNER.id, NOBODY.id):
+            return OWNER
+        record = self._ring.named(key_id)
+        if record is None:
+            message = f"The API key {key_id} that this is asked for is revoked or expired"
+            raise GatewayError(403, message, "key_not_valid")
         return record
 
 

@@ -16,8 +16,10 @@ from starlette.responses import Response
 from modeltainer.__about__ import __version__
 from modeltainer.gateway.admin_page import admin_page
 from modeltainer.gateway.api_schema import with_proxied
-from modeltainer.gateway.auth import NOBODY
+from modeltainer.gateway.batch_paths import batch_paths
+from modeltainer.gateway.caller import caller
 from modeltainer.gateway.errors import GatewayError
+from modeltainer.gateway.file_paths import file_paths
 from modeltainer.gateway.routing import unknown_model
 from modeltainer.registry.keys import KeyRecord
 
@@ -61,12 +63,6 @@ class Health(BaseModel):
 
     status: str
     """``ok`` (health); ``ready``, ``starting`` or ``draining`` (ready)."""
-
-
-def caller(request: Request) -> KeyRecord:
-    """The key that the dispatcher has found valid."""
-    record: KeyRecord = getattr(request.state, "key", NOBODY)
-    return record
 
 
 def control_app(gateway: Gateway) -> FastAPI:
@@ -161,6 +157,9 @@ def control_app(gateway: Gateway) -> FastAPI:
         kind = "text/plain; version=0.0.4; charset=utf-8"
         return Response(gateway.metrics.render(), media_type=kind)
 
+    if gateway.settings.batches.enabled:
+        for paths in (file_paths, batch_paths):
+            app.include_router(paths(gateway.settings.batches, gateway.layout))
     _describe_proxied(app)
     return app
 
@@ -194,7 +193,13 @@ def _answer_errors(app: FastAPI) -> None:
         return _response(request, GatewayError(error.status_code, message, code, allow=allow))
 
     async def invalid(request: Request, error: Exception) -> Response:
-        return _response(request, GatewayError(400, str(error), "invalid_request"))
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        message = f"{where}: {first['msg']}" if where else str(first["msg"])
+        return _response(
+            request, GatewayError(400, message, "invalid_request", param=where or None)
+        )
 
     async def fault(request: Request, _: Exception) -> Response:
         message = "the gateway failed on this request"

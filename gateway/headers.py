@@ -35,6 +35,7 @@ _OURS_UPSTREAM = frozenset(
         b"host",
         b"traceparent",
         b"x-api-key",
+        b"x-modeltainer-for",
         b"x-request-id",
     }
 )

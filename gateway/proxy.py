@@ -7,7 +7,6 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable
 
 from modeltainer.gateway.accounting import Accounting
 from modeltainer.gateway.affinity import choose_arm, prefix_key, session_key, user_key
@@ -15,7 +14,7 @@ from modeltainer.gateway.arrival import Arrival
 from modeltainer.gateway.attempt import RETRIABLE, Patience, begin, may_retry
 from modeltainer.gateway.auth import Authenticator
 from modeltainer.gateway.body import Body, parse
-from modeltainer.gateway.body_budget import SMALL, BodyBudget
+from modeltainer.gateway.body_budget import BodyBudget
 from modeltainer.gateway.breaker import Trial
 from modeltainer.gateway.client_connection import client_connection
 from modeltainer.gateway.cold_start import ColdStart
@@ -37,6 +36,7 @@ from modeltainer.gateway.multipart import parse_form
 from modeltainer.gateway.paths import Route
 from modeltainer.gateway.pool import PoolTimeoutError
 from modeltainer.gateway.relay import break_off, relay
+from modeltainer.gateway.request_body import ClientGoneError, read_body
 from modeltainer.gateway.routing import unknown_model
 from modeltainer.gateway.settings import GatewaySettings
 from modeltainer.gateway.standing import Standing, explain
@@ -60,15 +60,6 @@ MAX_USER = 128
 
 COUNTED_STREAMS = frozenset({"chat", "completions"})
 """Routes whose streams name their tokens only if asked to; the others' always do."""
-
-DISCARD_S = 5.0
-"""How long a body that is too large is read on before it is refused."""
-DISCARD_IDLE_S = 0.5
-"""A client that has sent nothing for so long waits for the answer."""
-
-
-class ClientGoneError(Exception):
-    """The client left before its request was complete."""
 
 
 class Proxy:
@@ -518,76 +509,6 @@ class Proxy:
             key_id=exchange.key.id if exchange.key is not None else None,
             client_gone=exchange.client_gone,
         )
-
-
-async def read_body(
-    receive: Receive, headers: Headers, limit: int, hold: Callable[[int], Awaitable[None]]
-) -> bytes:
-    """The whole request body.
-
-    Args:
-        limit: bytes it may have.
-        hold: called with the length it may have, before the rest of a large one is read.
-
-    Raises:
-        GatewayError: 413 above ``limit`` bytes, 415 when it is compressed.
-        ClientGoneError: the client left while sending.
-    """
-    expected = limit
-    for name, value in headers:
-        if name == b"content-length":
-            expected = int(value)
-            if expected > limit:
-                await _discard(receive, headers)
-                raise _too_large(limit)
-        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            raise GatewayError(
-                415, "compressed request bodies are not taken", "unsupported_encoding", close=True
-            )
-    pieces: list[bytes] = []
-    length = 0
-    held = False
-    while True:
-        if length > SMALL and not held:
-            await hold(expected)
-            held = True
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        piece = message.get("body", b"")
-        length += len(piece)
-        if length > limit:
-            pieces.clear()
-            if message.get("more_body", False):
-                await _discard(receive, headers)
-            raise _too_large(limit)
-        if piece:
-            pieces.append(piece)
-        if not message.get("more_body", False):
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-async def _discard(receive: Receive, headers: Headers) -> None:
-    """Read on for a moment: a connection closed on a client that still sends is reset, and the
-    client would never see why."""
-    if any(name == b"expect" for name, _ in headers):
-        return  # it waits for leave to send
-
-    deadline = time.monotonic() + DISCARD_S
-    with contextlib.suppress(asyncio.TimeoutError):
-        while (left := deadline - time.monotonic()) > 0:
-            message = await asyncio.wait_for(receive(), min(left, DISCARD_IDLE_S))
-            if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                return
-
-
-def _too_large(limit: int) -> GatewayError:
-    return GatewayError(
-        413,
-        f"the request body is larger than {limit} bytes (gateway.max_body_bytes)",
-        "request_too_large",
-        close=True,
-    )
 
 
 def _uncancel(exchange: Exchange) -> None:

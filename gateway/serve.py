@@ -12,7 +12,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -21,9 +21,9 @@ from modeltainer import core_files
 from modeltainer.gateway import address as state
 from modeltainer.gateway.address import GatewayAddress
 from modeltainer.gateway.app import Gateway, build
+from modeltainer.gateway.companion_process import CompanionProcess, batches, reconciler
 from modeltainer.gateway.listening import CannotStartError, bind, take_lock
 from modeltainer.gateway.log import JsonLog, ServerLogHandler
-from modeltainer.gateway.reconciler_process import ReconcilerProcess
 from modeltainer.gateway.settings import GatewaySettings
 from modeltainer.gateway.timed_connection import TimedProtocol
 from modeltainer.registry.layout import Layout
@@ -135,8 +135,12 @@ def serve(
             state.write(layout, address)
             _route_server_log(log)
             log.info("started", pid=os.getpid(), address=address.socket or address.url)
-            reconciler = ReconcilerProcess(layout, config_file, log) if settings.reconcile else None
-            run(gateway, listener, address, announce, reconciler)
+            companions = []
+            if settings.reconcile:
+                companions.append(reconciler(layout, config_file, log))
+            if settings.batches.enabled:
+                companions.append(batches(layout, config_file, log))
+            run(gateway, listener, address, announce, companions)
         finally:
             state.remove(layout, address)
             listener.close()
@@ -153,9 +157,9 @@ def run(
     listener: socket.socket,
     address: GatewayAddress,
     announce: Callable[[GatewayAddress], None] | None,
-    reconciler: ReconcilerProcess | None = None,
+    companions: Sequence[CompanionProcess] = (),
 ) -> None:
-    """Run the server, and the reconciler beside it, on uvloop until it ends."""
+    """Run the server, and its companions beside it, on uvloop until it ends."""
     import uvloop
 
     async def main() -> None:
@@ -177,12 +181,11 @@ def run(
         loop.add_signal_handler(signal.SIGHUP, reload)
         if announce is not None:
             announce(address)
-        kept = loop.create_task(reconciler.run()) if reconciler is not None else None
+        kept = [loop.create_task(one.run()) for one in companions]
         await server.serve(sockets=[listener])
-        if kept is not None:
-            kept.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await kept
+        for task in kept:
+            task.cancel()
+        await asyncio.gather(*kept, return_exceptions=True)
 
     loop = uvloop.new_event_loop()
     try:

@@ -26,6 +26,25 @@ class ColdStartSettings(BaseModel):
     """Without a request for so long, such a model is stopped."""
 
 
+class BatchSettings(BaseModel):
+    """``/v1/files`` and ``/v1/batches``: many requests at once, answered into a file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    enabled: bool = True
+    """Take files and batches."""
+    concurrency: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Rows of one batch that are under way at once."""
+    max_running: Annotated[int, Field(ge=1)] = 4
+    """Batches under way at once; keys take turns."""
+    max_open: Annotated[int, Field(ge=1)] = 64
+    """Batches of one key that are not over."""
+    max_file_bytes: Annotated[int, Field(ge=1024)] = 100 * 1024 * 1024
+    """Largest input file; while its batch runs it takes about five times as much memory."""
+    max_stored_bytes: Annotated[int, Field(ge=1024)] = 10 * 1024 * 1024 * 1024
+    """All files in the registry together; beyond it, no more are taken until some are deleted."""
+
+
 class GatewaySettings(BaseModel):
     """How the gateway listens, whom it lets in and how long it waits. Times in seconds."""
 
@@ -87,6 +106,8 @@ class GatewaySettings(BaseModel):
     """Keep up what ``mt-submit up --keep`` has declared, for as long as the gateway runs."""
     cold_start: ColdStartSettings = ColdStartSettings()
     """Start models at their first request."""
+    batches: BatchSettings = BatchSettings()
+    """Take files of requests, to be answered in the background."""
 
     @model_validator(mode="after")
     def _room_for_one(self) -> GatewaySettings:

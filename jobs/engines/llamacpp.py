@@ -21,6 +21,9 @@ from modeltainer.jobs.probe import NotYetError, Target
 EMBEDDED_SETTINGS = "MODELTAINER_EMBEDDED_ENGINE"
 ALL_LAYERS = "999"
 """More layers than any model has: the whole model goes to the GPU."""
+HTTP_THREADS = 256
+"""Its server takes a thread for each connection, kept ones too; when there is none, a request
+waits for 5 s, until a kept connection is given up. By default there is about one a slot."""
 
 
 class LlamaCpp:
@@ -42,10 +45,13 @@ class LlamaCpp:
         ]
         if spec.context is not None:
             argv += ["--ctx-size", str(spec.context)]
-        if not {"threads", "t"} & {name.replace("_", "-") for name in options}:
+        given = {name.replace("_", "-") for name in options}
+        if not {"threads", "t"} & given:
             argv += ["--threads", str(spec.resources.cpus)]
+        if "threads-http" not in given:
+            argv += ["--threads-http", str(HTTP_THREADS)]
         layers = {"n-gpu-layers", "gpu-layers", "ngl"}
-        if spec.resources.gpus and not layers & {name.replace("_", "-") for name in options}:
+        if spec.resources.gpus and not layers & given:
             argv += ["--n-gpu-layers", ALL_LAYERS]
         argv += to_arguments(options, lists="repeat")
         # Not as --alias: other users of the node can read arguments, and would learn the nonce.

@@ -13,7 +13,7 @@ import os
 import signal
 from typing import Any
 
-from modeltainer.jobs.engines.llamacpp import EMBEDDED_SETTINGS
+from modeltainer.jobs.engines.llamacpp import EMBEDDED_SETTINGS, HTTP_THREADS
 
 
 def serve(settings: dict[str, Any], key: str) -> None:
@@ -33,6 +33,7 @@ def serve(settings: dict[str, Any], key: str) -> None:
     params.api_keys = [key]
     params.endpoint_metrics = True
     params.ui = False
+    params.n_threads_http = HTTP_THREADS
     if settings["context"] is not None:
         params.n_ctx = settings["context"]
     params.cpuparams.n_threads = settings["threads"]

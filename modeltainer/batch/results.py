@@ -61,9 +61,11 @@ class Results:
         self._write(self._file.fileno(), _line(custom_id, response, None))
         self.done.add(custom_id)
 
-    def fail(self, custom_id: str, status: int | None, message: str) -> None:
-        """Write one failure, into the file of failures."""
-        error = {"code": str(status or "connection"), "message": message}
+    def fail(
+        self, custom_id: str, status: int | None, message: str, code: str | None = None
+    ) -> None:
+        """Write one failure, into the file of failures; by default its status is its code."""
+        error = {"code": code or str(status or "connection"), "message": message}
         response = None if status is None else {"status_code": status}
         with self.failures_path.open("ab") as file:
             self._write(file.fileno(), _line(custom_id, response, error))

@@ -17,7 +17,13 @@ PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
 
 class BadBatchError(ValueError):
-    """The input cannot be used; the message names the line."""
+    """The input cannot be used; the message names the line, if it is one line's fault."""
+
+    def __init__(
+        self, message: str, *, line: int | None = None, code: str = "invalid_input"
+    ) -> None:
+        super().__init__(message if line is None else f"line {line}: {message}")
+        self.line, self.code = line, code
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,13 @@ def read_rows(path: Path, model: str | None) -> list[BatchRow]:
         first = seen.setdefault(row.custom_id, number)
         if first != number:
             raise BadBatchError(
-                f"{path}:{number}: custom_id {row.custom_id!r} is that of line {first}, too"
+                f"custom_id {row.custom_id!r} is that of line {first}, too",
+                line=number,
+                code="duplicate_custom_id",
             )
         rows.append(row)
     if not rows:
-        raise BadBatchError(f"{path}: has no rows")
+        raise BadBatchError("there are no rows", code="empty_file")
     return rows
 
 
@@ -64,45 +72,47 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
                 try:
                     yield number, json.loads(line)
                 except (ValueError, RecursionError) as error:
-                    raise BadBatchError(f"{path}:{number}: not JSON: {error}") from error
+                    raise BadBatchError(
+                        f"not JSON: {error}", line=number, code="invalid_json_line"
+                    ) from error
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise BadBatchError(
-            f"{path}: reading parquet needs pyarrow; run: pip install pyarrow"
-        ) from error
+        raise BadBatchError("reading parquet needs pyarrow; run: pip install pyarrow") from error
     try:
         table = parquet.read_table(path)
     except ValueError as error:  # pyarrow.ArrowInvalid is one
-        raise BadBatchError(f"{path}: not a parquet file: {error}") from error
+        raise BadBatchError(f"not a parquet file: {error}") from error
     for number, record in enumerate(table.to_pylist(), start=1):
         yield number, {name: value for name, value in record.items() if value is not None}
 
 
 def _row(data: Any, number: int, model: str | None) -> BatchRow:
     if not isinstance(data, dict):
-        raise BadBatchError(f"line {number}: must be a JSON object")
+        raise BadBatchError("must be a JSON object", line=number)
     if "body" in data:
         body, url = data["body"], data.get("url", PATHS[0])
         if not isinstance(body, dict):
-            raise BadBatchError(f"line {number}: body must be a JSON object")
+            raise BadBatchError("body must be a JSON object", line=number)
     else:
         body = {name: value for name, value in data.items() if name != "custom_id"}
         kinds = {"messages": PATHS[0], "prompt": PATHS[1], "input": PATHS[2]}
         url = next((kinds[name] for name in kinds if name in body), None)
         if url is None:
-            raise BadBatchError(f"line {number}: needs body, messages, prompt or input")
+            raise BadBatchError("needs body, messages, prompt or input", line=number)
     if url not in PATHS:
-        raise BadBatchError(f"line {number}: url must be one of {', '.join(PATHS)}, not {url!r}")
+        raise BadBatchError(
+            f"url must be one of {', '.join(PATHS)}, not {url!r}", line=number, code="invalid_url"
+        )
     if data.get("method", "POST") != "POST":
-        raise BadBatchError(f"line {number}: method must be POST")
+        raise BadBatchError("method must be POST", line=number)
     if model is not None:
         body = {"model": model, **body}
     if not isinstance(body.get("model"), str):
-        raise BadBatchError(f"line {number}: names no model; give one with --model")
+        raise BadBatchError("names no model", line=number, code="missing_model")
     if body.get("stream"):
-        raise BadBatchError(f"line {number}: a batch is not streamed; leave stream out")
+        raise BadBatchError("a batch is not streamed; leave stream out", line=number)
     return BatchRow(str(data.get("custom_id", f"row-{number}")), url, body)

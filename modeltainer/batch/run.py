@@ -31,7 +31,8 @@ class Limits:
     tries: int = 6
     """Per row, for faults of the model or the network."""
     patience_s: float = 600.0
-    """How long a row waits for a model that is not up, or for a gateway that is away."""
+    """How long a row waits for a model that is not up, a gateway that is away, or its key's turn
+    (429)."""
 
 
 @dataclass
@@ -103,7 +104,7 @@ async def _do(
                 _answered(row, response, results, progress)
                 return
             message = response.text[:2000]
-            away = status == 503  # known, and not up at the moment
+            away = status in (429, 503)  # no fault: its turn or its model has not come yet
             wait_s = _retry_after(response)
         tries += 0 if away else 1
         patience = limits.patience_s - (time.monotonic() - began)

@@ -86,7 +86,10 @@ def run(
     try:
         rows = read_rows(file, model)
     except BadBatchError as error:
-        raise Failure(str(error), "nothing was sent", exit_codes.USAGE) from error
+        model_hint = "; --model names one for all rows" if error.code == "missing_model" else ""
+        raise Failure(
+            f"{file}: {error}", f"nothing was sent{model_hint}", exit_codes.USAGE
+        ) from error
     door = chosen_door(invocation.layout, url, key)
     path = output or file.with_name(f"{file.stem}.answers.jsonl")
     limits = Limits(concurrency=concurrency, tries=tries, patience_s=patience)

@@ -164,6 +164,11 @@ class KeyRing:
             return None
         return None if record.expired(self._clock()) else record
 
+    def named(self, key_id: str) -> KeyRecord | None:
+        """The record of a key that is valid now, by its id."""
+        record = self._by_file.get(f"{key_id}.json")
+        return None if record is None or record.expired(self._clock()) else record
+
     def __len__(self) -> int:
         return len(self._by_hash)
 

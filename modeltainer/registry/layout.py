@@ -44,6 +44,19 @@ class Layout:
         return self.gateway / "keys"
 
     @property
+    def files(self) -> Path:
+        """What clients have uploaded, and what batches have written for them."""
+        return self.gateway / "files"
+
+    @property
+    def open_batches(self) -> Path:
+        return self.gateway / "batches" / "open"
+
+    @property
+    def ended_batches(self) -> Path:
+        return self.gateway / "batches" / "ended"
+
+    @property
     def deployments(self) -> Path:
         return self.root / "deployments"
 

@@ -14,8 +14,8 @@ PACKAGES = {
 }
 """Commands and the Debian packages that have them."""
 
-SERVERS = ("caddy", "haproxy", "nginx-light", "prometheus")
-"""Debian packages of what the tests put around the gateway; no test of the cluster needs them."""
+SERVERS = ("caddy", "haproxy", "jq", "nginx-light", "prometheus")
+"""Debian packages of what tests put around the gateway; no test of the cluster needs them."""
 
 
 def missing() -> list[str]:

@@ -164,6 +164,20 @@ def test_batch(machine: BareMachine) -> None:
     assert "lakes" in {row["custom_id"] for row in rows}
 
 
+def test_batch_api(machine: BareMachine) -> None:
+    done = machine.run(*python("batch_api.py", "--rows", "5"))
+    head, *answers = done.stdout.splitlines()
+    assert "completed" in head
+    assert {line.partition(":")[0] for line in answers} >= {f"number-{n}" for n in range(5)}
+    made = machine.run(str(CURL / "batch.sh"), "tiny", text="one\ntwo\nthree\n")
+    assert json.loads(made.stderr)["request_counts"]["completed"] == 3
+    ids = {json.loads(line)["custom_id"] for line in made.stdout.splitlines()}
+    assert ids == {"line-1", "line-2", "line-3"}
+    headers = {"Authorization": f"Bearer {machine.environ['OPENAI_API_KEY']}"}
+    listed = httpx.get(f"{machine.environ['OPENAI_BASE_URL']}/files", headers=headers)
+    assert listed.json()["data"] == []
+
+
 def test_retry_tells_what_is_wrong(machine: BareMachine) -> None:
     done = machine.attempt(*python("retry.py", "--tries", "1", model="late"))
     assert done.returncode == 1

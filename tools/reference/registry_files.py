@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from modeltainer import spec
+from modeltainer.batch import orders, stored_files
 from modeltainer.cli import exit_codes
 from modeltainer.gateway.address import GatewayAddress, state_file
 from modeltainer.reconcile.demand import Demand
@@ -17,6 +18,7 @@ from tools.reference.source import fields
 
 _ROOT = Layout(Path("REGISTRY"))
 _LAUNCH, _JOB = "qwen2.5-7b-r0-k3m9xw", "4711"
+_FILE, _BATCH = "file-0123456789abcdefghijklmn", "batch_0123456789abcdefghijklmn"
 _FILES: tuple[tuple[Path, str, str], ...] = (
     (_ROOT.spec(_LAUNCH), "mt-submit, once", "[LaunchSpec](#launchspec): what to run"),
     (
@@ -60,6 +62,28 @@ _FILES: tuple[tuple[Path, str, str], ...] = (
     ),
     (_ROOT.gateway / "gateway.log", "the gateway", "[its log](log.md)"),
     (_ROOT.gateway / "reconcile.log", "the reconciler", "what it did and why"),
+    (_ROOT.gateway / "batches.log", "the process of batches", "what it did"),
+    (
+        _ROOT.files / _FILE / "file.json",
+        "the gateway or the process of batches, once",
+        "[StoredFile](#storedfile); `content` beside it has the bytes",
+    ),
+    (
+        _ROOT.open_batches / _BATCH / "order.json",
+        "the gateway, once",
+        "[Order](#order); the folder goes to `ended/` when the batch is over",
+    ),
+    (
+        _ROOT.open_batches / _BATCH / "state.json",
+        "the process of batches",
+        "[BatchState](#batchstate): how far it is",
+    ),
+    (
+        _ROOT.open_batches / _BATCH / "output.jsonl",
+        "the process of batches",
+        "answers so far, a line each; `output.failed.jsonl`: rows that failed",
+    ),
+    (_ROOT.open_batches / _BATCH / "cancel", "the gateway", "its presence asks to cancel"),
     (_ROOT.gateway / "demand-HOST.json", "the gateway", "[Demand](#demand): what clients ask for"),
     (_ROOT.usage / "DAY.HOST.jsonl", "the gateway", "[UsageRecord](#usagerecord), one a line"),
     (
@@ -95,6 +119,10 @@ _RECORDS = (
     usage.UsageRecord,
     GatewayAddress,
     Demand,
+    stored_files.StoredFile,
+    orders.Order,
+    orders.BatchState,
+    orders.Flaw,
     deployments.Deployment,
     deployments.History,
 )

@@ -1,0 +1,14 @@
+"""Whose request it is, for the control paths."""
+
+from __future__ import annotations
+
+from fastapi import Request
+
+from modeltainer.gateway.auth import NOBODY
+from modeltainer.registry.keys import KeyRecord
+
+
+def caller(request: Request) -> KeyRecord:
+    """The key that the dispatcher has found valid."""
+    record: KeyRecord = getattr(request.state, "key", NOBODY)
+    return record
