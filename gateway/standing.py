@@ -104,7 +104,7 @@ def _under_way(model: str, row: Row, now_unix: float) -> tuple[str, int]:
     node = f" on {row.node}" if row.node else ""
     doing = {
         State.STARTING: "starting",
-        State.PULLING: "fetching its image",
+        State.PULLING: "fetching its files",
         State.LOADING: "loading its weights",
     }[row.state]
     return f"{model} is {doing}{node}", 10

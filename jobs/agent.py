@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from modeltainer import core_files
 from modeltainer.jobs import ports
@@ -50,6 +51,8 @@ from modeltainer.registry.records import (
     State,
 )
 from modeltainer.spec import LaunchSpec
+
+T = TypeVar("T")
 
 PORT_TRIES = 5
 TICK_S = 0.5
@@ -96,6 +99,9 @@ class Agent:
         self._spec, self._secret = spec, secret
         self._folder, self._log_folder = folder, folder / "log"
         self._facts: JobFacts = job_facts(spec, os.environ, time.time())
+        self._whole_s = self._facts.left_s
+        self._ends = time.monotonic() + self._whole_s if self._whole_s is not None else None
+        """On this process's own clock: wall clocks of nodes differ."""
         self._engine: Engine = engine_for(spec.engine, spec.runtime)
         self._limits = Limits(load_timeout_s=spec.load_timeout_s, drain_s=spec.drain_s)
         self._log = AgentLog(self._log_folder / "agent.log")
@@ -113,6 +119,7 @@ class Agent:
         self._clocks = Clocks()
         self._starter = EngineStarter(spec, secret, self._facts, self._engine, self._say)
         self._run_written = 0.0
+        self._shared_image: str | None = None
         self._heard: dict[int, ranks.Heard] = {}
 
     def _first_record(self) -> Endpoint:
@@ -165,7 +172,7 @@ class Agent:
         # SIGURG is Slurm's early word of the walltime, or whoever asked for something in the launch
         # folder; SIGUSR2 is submitit's early word on a bare machine.
         self._registration.poke()
-        if number == signal.SIGUSR2 and self._ask is None and self._facts.ends_unix is None:
+        if number == signal.SIGUSR2 and self._ask is None and self._ends is None:
             # With a known end the agent plans the drain itself.
             self._ask = Ask.WALLTIME
 
@@ -207,14 +214,16 @@ class Agent:
         return Ask.RELEASE if self._drain_reason == launches.STOPPED else Ask.DRAIN
 
     def _live(self) -> Cause:
-        image = self._image()
-        cause = Cause("engine-died", "the engine was never started")
-        for attempt in range(PORT_TRIES):
-            cause = self._serve(image, keep_port=attempt == 0)
-            if cause.code != "port-in-use" or self._spec.resources.nodes > 1:
-                break
-            self._say("the port was taken; trying another")
-        return cause
+        with contextlib.ExitStack() as held:
+            self._shared_image = self._image()
+            image = self._stage(self._shared_image, held)
+            cause = Cause("engine-died", "the engine was never started")
+            for attempt in range(PORT_TRIES):
+                cause = self._serve(image, keep_port=attempt == 0)
+                if cause.code != "port-in-use" or self._spec.resources.nodes > 1:
+                    break
+                self._say("the port was taken; trying another")
+            return cause
 
     def _image(self) -> str | None:
         """Path of the SIF, pulled where it is not in the cache yet."""
@@ -228,31 +237,61 @@ class Agent:
         if found is not None:
             return str(found)
         started = time.monotonic()
-        self._registration.publish(state=State.PULLING)
-        result: list[Path | BaseException] = []
-
-        def fetch() -> None:
-            try:
-                result.append(
-                    pull(spec.image or "", cache, cancelled=lambda: self._asked is not None)
-                )
-            except BaseException as error:
-                result.append(error)
-            self._wakeup.wake()
-
-        threading.Thread(target=fetch, name="pull", daemon=True).start()
-        while not result:
-            self._ask = self._ask or self._planned_end()
-            self._wakeup.sleep(TICK_S)
+        outcome = self._fetch(
+            lambda: pull(spec.image or "", cache, cancelled=lambda: self._asked is not None)
+        )
         self._clocks = replace(self._clocks, pulling_s=time.monotonic() - started)
         if self._asked is not None:
             raise _EndedError(self._asked_ending(self._asked))
-        outcome = result[0]
         if isinstance(outcome, ImageError):
             raise _EndedError(Cause(outcome.code, outcome.message, outcome.hint))
         if isinstance(outcome, BaseException):
             raise outcome
         return str(outcome)
+
+    def _stage(self, image: str | None, held: contextlib.ExitStack) -> str | None:
+        """The image's path, once image and weights are on the node where the site wishes it."""
+        wished = self._spec.site.node_cache
+        if wished is None:
+            return image
+        from modeltainer.jobs.staging import CancelledError, Stage, stage_image, stage_weights
+
+        started = time.monotonic()
+        at = Stage(wished, self._say, lambda: self._asked is not None)
+        held.callback(at.close)
+        outcome = self._fetch(
+            lambda: (
+                stage_image(image, at, self._say),
+                stage_weights(self._spec, at, self._say),
+            )
+        )
+        self._clocks = replace(self._clocks, staging_s=time.monotonic() - started)
+        if isinstance(outcome, CancelledError) or self._asked is not None:
+            raise _EndedError(self._asked_ending(self._asked or Ask.STOP))
+        if isinstance(outcome, BaseException):
+            raise outcome
+        path, source = outcome
+        self._starter.read_from(source)
+        return path
+
+    def _fetch(self, work: Callable[[], T]) -> T | BaseException:
+        """Do work in a thread, so that what is asked of this agent is heard; what it raised is
+        returned."""
+        self._registration.publish(state=State.PULLING)
+        result: list[T | BaseException] = []
+
+        def fetch() -> None:
+            try:
+                result.append(work())
+            except BaseException as error:
+                result.append(error)
+            self._wakeup.wake()
+
+        threading.Thread(target=fetch, name="fetch", daemon=True).start()
+        while not result:
+            self._ask = self._ask or self._planned_end()
+            self._wakeup.sleep(TICK_S)
+        return result[0]
 
     def _serve(self, image: str | None, *, keep_port: bool) -> Cause:
         """One run of the engine, from its start to its end."""
@@ -262,7 +301,7 @@ class Agent:
                 bind, host = addresses(spec, self._facts)
                 port = ports.hold_port(bind, spec.site.ports)
                 held.callback(port.release)
-                rank = self._meet(image, bind, held) if spec.resources.nodes > 1 else None
+                rank = self._meet(bind, held) if spec.resources.nodes > 1 else None
                 internal = None
                 if self._engine.needs_internal_ports:
                     block = ports.hold_internal_ports()
@@ -301,14 +340,15 @@ class Agent:
             finally:
                 process.terminate(ENGINE_GRACE_S, self._wakeup.sleep)
 
-    def _meet(self, image: str | None, bind: str, held: contextlib.ExitStack) -> Rank:
+    def _meet(self, bind: str, held: contextlib.ExitStack) -> Rank:
         """This node's part as the head; the others are told where it is."""
         spec = self._spec
         address = own_address(spec, self._facts)
         port = ports.hold_port(bind, spec.site.ports)
         held.callback(port.release)
         port.share()
-        ranks.write_rendezvous(self._layout, spec.launch_id, Rendezvous(address, port.port, image))
+        meeting = Rendezvous(address, port.port, self._shared_image)
+        ranks.write_rendezvous(self._layout, spec.launch_id, meeting)
         return Rank(0, spec.resources.nodes, address, port.port, address)
 
     def _look_for_ranks(self) -> None:
@@ -359,7 +399,7 @@ class Agent:
                     self._say(f"{lost.code}: {lost.message}")
                     return lost
                 if act is Act.PUBLISH_READY:
-                    self._publish_ready(target, host, now - started)
+                    self._publish_ready(process, target, host, now - started)
                 elif act is Act.BEGIN_DRAIN:
                     self._say(f"draining: {life.ask.value if life.ask else ''}")
                     self._registration.publish(state=State.DRAINING)
@@ -397,16 +437,18 @@ class Agent:
         return Cause("stopped", "it was asked to stop")
 
     def _planned_end(self) -> Ask | None:
-        ends = self._facts.ends_unix
-        if ends is None:
+        if self._ends is None or self._whole_s is None:
             return None
         # A drain longer than the job itself would begin before the first request.
-        whole_s = ends - self._started_unix
-        early_s = min(self._spec.drain_s + WALLTIME_MARGIN_S, max(0.0, whole_s) / DRAIN_SHARE)
-        return Ask.WALLTIME if time.time() >= ends - early_s else None
+        share_s = max(0.0, self._whole_s) / DRAIN_SHARE
+        early_s = min(self._spec.drain_s + WALLTIME_MARGIN_S, share_s)
+        return Ask.WALLTIME if time.monotonic() >= self._ends - early_s else None
 
-    def _publish_ready(self, target: Target, host: str, loading_s: float) -> None:
-        self._clocks = replace(self._clocks, loading_s=loading_s)
+    def _publish_ready(
+        self, process: EngineProcess, target: Target, host: str, loading_s: float
+    ) -> None:
+        split = self._engine.start_split(process.tail())
+        self._clocks = replace(self._clocks, loading_s=loading_s, **split)
         self._say(f"ready after {loading_s:.1f} s")
         self._registration.publish(
             state=State.READY,

@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from modeltainer.jobs import devices
@@ -16,7 +17,7 @@ from modeltainer.jobs.engines.options import BadOptionError
 from modeltainer.jobs.process import EngineProcess
 from modeltainer.jobs.site_facts import JobFacts
 from modeltainer.registry.records import Cause, LaunchSecret
-from modeltainer.spec import LaunchSpec
+from modeltainer.spec import LaunchSpec, Source
 
 
 class CannotStartEngineError(Exception):
@@ -80,6 +81,10 @@ class EngineStarter:
                     "check command: in models.yaml, and that the file is executable",
                 )
             ) from error
+
+    def read_from(self, source: Source) -> None:
+        """Where the weights are, if not where the spec says."""
+        self._spec = replace(self._spec, source=source)
 
     def close(self) -> None:
         """Remove what it left on the node."""

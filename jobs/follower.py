@@ -20,6 +20,7 @@ from modeltainer.jobs.engines.base import Rank
 from modeltainer.jobs.ports import NoFreePortError, hold_internal_ports
 from modeltainer.jobs.process import EngineProcess
 from modeltainer.jobs.site_facts import JobFacts, NoSuchInterfaceError, own_address
+from modeltainer.jobs.staging import CancelledError, Stage, stage_image, stage_weights
 from modeltainer.jobs.wakeup import Wakeup
 from modeltainer.registry import ranks
 from modeltainer.registry.atomic import read_bounded
@@ -137,18 +138,24 @@ class Follower:
             self._head.look(self._layout, self._facts.job_id, self._spec.launch_id)
 
     def _live(self) -> Cause:
-        found = self._await_rendezvous()
-        if isinstance(found, Cause):
-            return found
         spec = self._spec
-        address = own_address(spec, self._facts)
-        rank = Rank(self._rank, spec.resources.nodes, found.address, found.port, address)
         with contextlib.ExitStack() as held:
+            at = self._stage(held)
+            try:
+                self._read_from_node(at)  # while the head does so, too
+                found = self._await_rendezvous()
+                if isinstance(found, Cause):
+                    return found
+                image = found.image if at is None else stage_image(found.image, at, self._say)
+            except CancelledError:
+                return self._head.over(time.monotonic()) or Cause("stopped", "the head has ended")
+            address = own_address(spec, self._facts)
+            rank = Rank(self._rank, spec.resources.nodes, found.address, found.port, address)
             block = hold_internal_ports()
             held.callback(block.release)
             process, program = self._starter.start(
                 self._logs / f"engine-{self._rank}.log",
-                image=found.image,
+                image=image,
                 bind="127.0.0.1",
                 port=block.base,  # not listened on: this rank serves nobody
                 internal_port=block.base,
@@ -159,6 +166,18 @@ class Follower:
                 return self._watch(process, program)
             finally:
                 process.terminate(ENGINE_GRACE_S, self._wakeup.sleep)
+
+    def _stage(self, held: contextlib.ExitStack) -> Stage | None:
+        wished = self._spec.site.node_cache
+        if wished is None:
+            return None
+        at = Stage(wished, self._say, lambda: self._head.over(time.monotonic()) is not None)
+        held.callback(at.close)
+        return at
+
+    def _read_from_node(self, at: Stage | None) -> None:
+        if at is not None:
+            self._starter.read_from(stage_weights(self._spec, at, self._say))
 
     def _await_rendezvous(self) -> Rendezvous | Cause:
         """Where to meet, or why it never came to that."""

@@ -72,6 +72,18 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class NodeCache:
+    """Copies of images and weights on the nodes' own disks."""
+
+    folder: str
+    """On the compute node; ``$USER`` and other variables of the job are filled in there."""
+    when: Literal["network", "always"] = "network"
+    """``network``: only what the node would read over the network."""
+    limit_mib: int | None = None
+    """What one user's copies may take on a node; None leaves it to the disk."""
+
+
+@dataclass(frozen=True)
 class Site:
     """What the agent must know of the site: folders on the shared filesystem, ports, binds."""
 
@@ -88,6 +100,7 @@ class Site:
     gpu_vendor: GpuVendor = "nvidia"
     engine_tls: bool = False
     """The engine speaks TLS, with a certificate that its launch's secret has."""
+    node_cache: NodeCache | None = None
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,12 @@ class Row:
     start_estimate_unix: float | None = None
     queue_s: float | None = None
     pulling_s: float | None = None
+    staging_s: float | None = None
     loading_s: float | None = None
+    weights_s: float | None = None
+    """Part of loading, where the engine tells, as the next two."""
+    compile_s: float | None = None
+    warm_up_s: float | None = None
     serving_s: float | None = None
     cause: Cause | None = None
 
@@ -155,7 +160,11 @@ def _with_agent(row: Row, endpoint: Endpoint, submitted_unix: float, now: float)
         time_left_s=_time_left(row, endpoint, now),
         queue_s=max(0.0, endpoint.started_unix - submitted_unix),
         pulling_s=endpoint.clocks.pulling_s,
+        staging_s=endpoint.clocks.staging_s,
         loading_s=endpoint.clocks.loading_s,
+        weights_s=endpoint.clocks.weights_s,
+        compile_s=endpoint.clocks.compile_s,
+        warm_up_s=endpoint.clocks.warm_up_s,
         serving_s=max(0.0, now - endpoint.ready_unix) if endpoint.ready_unix else None,
         cause=endpoint.cause,
         reason=endpoint.cause.message if endpoint.cause else "",

@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 _STAGES = (
     ("queue_s", "in the queue", "white", "////"),
     ("pulling_s", "fetching the image", "#c8c8c8", ""),
+    ("staging_s", "copying to the node", "#8a8a8a", ""),
     ("loading_s", "loading the model", "#4a4a4a", ""),
 )
-_COLUMNS = ("launch_id", "model", "state", "node", "queue_s", "pulling_s", "loading_s", "serving_s")
+_ON_THE_NODE = ("pulling_s", "staging_s", "loading_s", "serving_s")
+_COLUMNS = ("launch_id", "model", "state", "node", "queue_s", *_ON_THE_NODE)
 
 
 def launches_frame(rows: Sequence[dict[str, Any]]) -> DataFrame:
-    """One row per launch: its four clocks in seconds, ``gpus`` (a MIG slice counts as one), and
+    """One row per launch: its clocks in seconds, ``gpus`` (a MIG slice counts as one), and
     ``job_hours`` and ``gpu_hours`` since its job began."""
     import pandas as pd
 
@@ -31,7 +33,7 @@ def launches_frame(rows: Sequence[dict[str, Any]]) -> DataFrame:
     frame["gpus"] = [
         sum(gres.count for gres in parse_gres(row["gres"]) if gres.is_gpu) for row in rows
     ]
-    frame["job_hours"] = frame[["pulling_s", "loading_s", "serving_s"]].sum(axis=1) / 3600
+    frame["job_hours"] = frame[list(_ON_THE_NODE)].sum(axis=1) / 3600
     frame["gpu_hours"] = frame["job_hours"] * frame["gpus"]
     return frame
 

@@ -86,6 +86,11 @@ class Engine(Protocol):
         """Requests in work or waiting inside the engine; None when it does not say."""
         ...
 
+    def start_split(self, log: str) -> dict[str, float]:
+        """What its log tells of the parts of its start in seconds, by fields of
+        :class:`modeltainer.registry.records.Clocks`."""
+        ...
+
     def version(self, target: Target) -> str | None:
         """The engine's own version, once it is up."""
         ...

@@ -67,6 +67,9 @@ class LlamaCpp:
         names = ("llamacpp:requests_processing", "llamacpp:requests_deferred")
         return metric_sum(body.decode(errors="replace"), names) if status == 200 else None
 
+    def start_split(self, log: str) -> dict[str, float]:
+        return {}  # it does not say
+
     def version(self, target: Target) -> str | None:
         with contextlib.suppress(NotYetError, ValueError, AttributeError):
             status, body = target.get("/props")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -23,6 +24,12 @@ from modeltainer.spec import Placement, Resources
 
 CONFIG_FILE = "vllm.yaml"
 """Its content is JSON, which is YAML too."""
+
+
+# As vLLM 0.6 to 0.32 log them (gpu_model_runner.py, compilation/monitor.py, engine/core.py).
+_WEIGHTS = re.compile(r"Model loading took .* and ([\d.]+) s")
+_COMPILE = re.compile(r"torch\.compile t(?:ook|akes) ([\d.]+) s in total")
+_WHOLE = re.compile(r"init engine \(.*\) took ([\d.]+) s")
 
 
 class Vllm:
@@ -84,12 +91,26 @@ class Vllm:
         names = ("vllm:num_requests_running", "vllm:num_requests_waiting")
         return metric_sum(body.decode(errors="replace"), names) if status == 200 else None
 
+    def start_split(self, log: str) -> dict[str, float]:
+        weights = _last_seconds(_WEIGHTS, log)
+        compiling = _last_seconds(_COMPILE, log)
+        whole = _last_seconds(_WHOLE, log)
+        found = {"weights_s": weights, "compile_s": compiling}
+        if whole is not None:  # compiling is part of it
+            found["warm_up_s"] = max(0.0, whole - (compiling or 0.0))
+        return {name: value for name, value in found.items() if value is not None}
+
     def version(self, target: Target) -> str | None:
         with contextlib.suppress(NotYetError, ValueError, AttributeError):
             status, body = target.get("/version")
             if status == 200:
                 return f"vLLM {json.loads(body).get('version')}"
         return None
+
+
+def _last_seconds(pattern: re.Pattern[str], log: str) -> float | None:
+    found = pattern.findall(log)
+    return float(found[-1]) if found else None
 
 
 def _parallelism(wanted: Resources, options: Mapping[str, Any]) -> list[str]:

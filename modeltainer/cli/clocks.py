@@ -26,9 +26,17 @@ def _past(row: Row) -> list[str]:
         parts.append(f"queued {span(row.queue_s)}")
     if row.pulling_s and row.state is not State.PULLING:
         parts.append(f"pulling {span(row.pulling_s)}")
+    if row.staging_s and row.state is not State.PULLING:
+        parts.append(f"copying to the node {span(row.staging_s)}")
     if row.loading_s is not None and row.state is not State.LOADING:
-        parts.append(f"loading {span(row.loading_s)}")
+        parts.append(f"loading {span(row.loading_s)}{_split(row)}")
     return parts
+
+
+def _split(row: Row) -> str:
+    known = (("weights", row.weights_s), ("compile", row.compile_s), ("warm-up", row.warm_up_s))
+    told = [f"{name} {span(value)}" for name, value in known if value is not None]
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _present(row: Row, in_state_s: float, now_unix: float) -> str:

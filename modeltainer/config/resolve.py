@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from modeltainer.apptainer.image import ImageError, check_file, is_uri
-from modeltainer.config.schema import Config, ModelSection, SecretSection
+from modeltainer.config.schema import Config, ModelSection, NodeCacheSection, SecretSection
 from modeltainer.registry.layout import new_launch_id
-from modeltainer.spec import LaunchSpec, Resources, RuntimeName, Site, Source
+from modeltainer.spec import LaunchSpec, NodeCache, Resources, RuntimeName, Site, Source
 from modeltainer.weights.gguf import BadGgufError, read_header
 
 Executor = Literal["slurm", "local"]
@@ -117,6 +117,7 @@ def launch_spec(
             host_interface=site.host_interface,
             gpu_vendor=site.gpu_vendor,
             engine_tls=site.engine_tls,
+            node_cache=_node_cache(site.node_cache),
         ),
         aliases=section.aliases,
         image=image,
@@ -279,6 +280,12 @@ def _image(config: Config, section: ModelSection, resources: Resources) -> str:
     if section.engine == "llamacpp" and resources.gpus:
         return f"{default}-{'rocm' if config.site.gpu_vendor == 'amd' else 'cuda'}"
     return default
+
+
+def _node_cache(section: NodeCacheSection | None) -> NodeCache | None:
+    if section is None:
+        return None
+    return NodeCache(section.folder, section.when, section.limit)
 
 
 def _ports(text: str | None) -> tuple[int, int] | None:

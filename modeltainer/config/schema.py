@@ -277,6 +277,25 @@ class PartitionSection(Section):
     qos: str | None = None
 
 
+class NodeCacheSection(Section):
+    """Copies of images and weights on the nodes' own disks, made at a launch and used by the next
+    ones on the same node."""
+
+    folder: str
+    """On the compute nodes, ``/scratch/$USER/modeltainer``; variables are filled in there."""
+    when: Literal["network", "always"] = "network"
+    """``network``: copy only what is on a network filesystem; ``always``: anything."""
+    limit: MemoryMiB | None = None
+    """What your copies may take on one node, ``500GiB``; left out, as much as the disk has."""
+
+    @field_validator("folder")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        if not value.startswith(("/", "$")):
+            raise ValueError("the folder must be an absolute path on the compute nodes")
+        return value
+
+
 class SiteSection(Section):
     """What is true of the cluster, whichever model. ``~/.config/modeltainer/site.yaml`` and
     ``MODELTAINER_*`` environment variables override it."""
@@ -305,6 +324,9 @@ class SiteSection(Section):
     engine_tls: bool = False
     """TLS from the gateway to the engines, each with a certificate of its own launch. Needs
     ``pip install 'modeltainer[tls]'``."""
+    node_cache: NodeCacheSection | None = None
+    """Copy images and weights to the compute nodes' own disks; left out, they are read where they
+    are."""
     defaults: ResourcesSection = ResourcesSection()
     """Resources of every model that does not say otherwise."""
     partitions: dict[str, PartitionSection] = Field(default_factory=dict)

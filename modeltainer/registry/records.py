@@ -55,8 +55,15 @@ class Clocks:
     it is Slurm's, and never counts as start-up time."""
 
     pulling_s: float | None = None
+    staging_s: float | None = None
+    """Copying image and weights to the node's own disk (``site.node_cache``)."""
     loading_s: float | None = None
     """From the engine's start to its first answered token."""
+    weights_s: float | None = None
+    """Of it, reading the weights, as the engine says; None where it does not, as for the next."""
+    compile_s: float | None = None
+    warm_up_s: float | None = None
+    """Profiling, KV cache and graphs."""
     serving_s: float | None = None
 
 

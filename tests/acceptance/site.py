@@ -15,6 +15,14 @@ from tests.cluster.cluster import Cluster
 ENGINES = ("llama-server", "modeltainer.jobs", "vllm")
 
 
+SKEWED = """\
+case $((SLURM_JOB_ID % 3)) in 0) skew=-10m ;; 1) skew=+10m ;; *) skew=+0 ;; esac
+export FAKETIME=$skew DONT_FAKE_MONOTONIC=1
+export LD_PRELOAD=/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"""
+"""A prelude: the agents' wall clocks differ by up to 20 minutes. Slurm's own do not: munge refuses
+credentials that are older than 5 minutes."""
+
+
 @dataclass
 class Account:
     """One user's configuration and commands on the login node."""

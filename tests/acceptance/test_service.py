@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.site import Account, account
+from tests.acceptance.site import SKEWED, Account, account
 from tests.cluster.cluster import Cluster
 
 pytestmark = pytest.mark.cluster
@@ -63,19 +64,26 @@ def outcome(running: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def test_planned_handovers_fail_and_cut_no_stream(alice: Account) -> None:
+    """Though the clocks of the replicas' nodes differ by 20 minutes."""
     gemma = alice.config["models"]["gemma"]
     gemma["resources"]["walltime"] = "1"  # minute: a handover every quarter of one
     gemma |= {"drain": "20s", "context": 8192, "engine_args": {"parallel": 4}}
+    alice.config["site"]["prelude"] = [SKEWED]
     alice.write_config()
     alice.mt("gateway start")
     alice.mt("up gemma --keep --wait")
     running = load(alice, "gemma", seconds=200, alone_s=3)
     log = alice.registry / "gateway" / "reconcile.log"
-    until(
-        lambda: log.read_text().count("another replica serves in its place") >= 3,
-        "three handovers",
-        within=180,
-    )
+    clocks: dict[str, float] = {}
+
+    def three_handovers() -> bool:
+        for file in (alice.registry / "endpoints").glob("[!.]*.json"):
+            with contextlib.suppress(FileNotFoundError):
+                started = json.loads(file.read_text())["started_unix"]
+                clocks.setdefault(file.name, started - time.time())
+        return log.read_text().count("another replica serves in its place") >= 3
+
+    until(three_handovers, "three handovers", within=180)
     os.kill(alice.cluster.command_pid(running), signal.SIGTERM)
     found = outcome(running)
     assert found["bad"] == []
@@ -84,6 +92,7 @@ def test_planned_handovers_fail_and_cut_no_stream(alice: Account) -> None:
     [kept] = json.loads(alice.mt("ls --deployments --json").stdout)
     assert kept["failures"] == 0
     assert kept["load_s"] > 0
+    assert max(abs(one) for one in clocks.values()) > 300, "or the clocks did not differ"
     stopped = alice.mt("stop gemma")
     assert "kept up no more" in stopped.stdout
     alice.assert_nothing_left()

@@ -49,7 +49,7 @@ def test_hours_of_gpus() -> None:
     from modeltainer.bench.report.launches import launches_frame, startup_split, tokens_by
 
     row = {"launch_id": "m-r0", "model": "m", "state": "ready", "node": "c1", "queue_s": 5.0}
-    clocks = {"pulling_s": None, "loading_s": 1800.0, "serving_s": 1800.0}
+    clocks = {"pulling_s": None, "staging_s": 900.0, "loading_s": 900.0, "serving_s": 1800.0}
     frame = launches_frame(
         [{**row, **clocks, "gres": "gpu:a100:2"}, {**row, **clocks, "gres": None}]
     )

@@ -49,6 +49,19 @@ LOADED = replace(
             "queued 12 s → pulling 30 s → loading 8 s → ready",
         ),
         (
+            replace(
+                LOADED,
+                state=State.READY,
+                staging_s=31.0,
+                loading_s=64.0,
+                weights_s=5.2,
+                compile_s=27.0,
+            ),
+            99,
+            "queued 12 s → pulling 30 s → copying to the node 31 s → "
+            "loading 64 s (weights 5 s, compile 27 s) → ready",
+        ),
+        (
             replace(LOADED, state=State.ENDED, cause=Cause("out-of-memory", "no memory")),
             0,
             "queued 12 s → pulling 30 s → failed",

@@ -16,6 +16,7 @@ COMMON_PACKAGES = (
     "iproute2",
     "iputils-ping",
     "less",
+    "libfaketime",
     "munge",
     "openssh-client",
     "openssh-server",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from modeltainer.jobs.probe import Target, model_ids
 from modeltainer.registry.records import State
-from modeltainer.spec import Site, Source
+from modeltainer.spec import NodeCache, Site, Source
 from tests.jobs.conftest import StartAgent
 
 FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
@@ -30,6 +30,21 @@ def processes_with(text: str, *, where: str = "environ") -> list[int]:
             if text.encode() in content:
                 found.append(int(folder.name))
     return found
+
+
+def test_weights_are_read_from_the_nodes_own_disk(start_agent: StartAgent, tmp_path: Path) -> None:
+    cache = NodeCache("$NODE_SCRATCH/copies", when="always")
+    site = Site(registry=str(tmp_path / "registry"), cache=str(tmp_path / "c"), node_cache=cache)
+    environ = {"NODE_SCRATCH": str(tmp_path / "disk")}
+    for number in range(2):
+        agent = start_agent(environ, site=site)
+        ready = agent.wait_for(State.READY)
+        assert ready.clocks.staging_s is not None
+        assert (f"copying {agent.spec.source.value}" in agent.log()) == (number == 0)
+        [engine] = processes_with(str(tmp_path / "disk" / "copies"))[:1]
+        settings = Path(f"/proc/{engine}/environ").read_bytes()
+        assert b"disk/copies/tiny.gguf-" in settings
+        assert agent.terminate() == 0
 
 
 def test_from_start_to_stop(start_agent: StartAgent) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,3 +79,25 @@ def test_each_rank_knows_its_place_and_only_the_head_serves() -> None:
 def test_the_sites_interface_is_for_the_ranks_too() -> None:
     _, environment = command(Resources(gpus=4, nodes=2), HEAD, interface="ib0")
     assert environment["NCCL_SOCKET_IFNAME"] == environment["GLOO_SOCKET_IFNAME"] == "ib0"
+
+
+def test_what_the_log_tells_of_the_start() -> None:
+    """vLLM's own log on an H200 (0.22.1), its middle version's words, and one that says nothing."""
+    log = Path(__file__).parents[1] / "fixtures" / "gpu" / "h200" / "vllm-0.22.1-qwen2.5-7b.log"
+    assert Vllm().start_split(log.read_text()) == {
+        "weights_s": pytest.approx(0.609622),
+        "compile_s": 26.84,
+        "warm_up_s": pytest.approx(49.02 - 26.84),
+    }
+    older = (
+        "INFO 06-05 09:07:48 [gpu_model_runner.py:1774] Model loading took 14.2 GiB and 5.27 seconds\n"
+        "INFO 06-05 09:08:05 [monitor.py:34] torch.compile takes 9.50 s in total\n"
+        "INFO 06-05 09:08:36 [core.py:167] init engine (profile, create kv cache, warmup model) took "
+        "47.64 seconds\n"
+    )
+    assert Vllm().start_split(older) == {
+        "weights_s": 5.27,
+        "compile_s": 9.5,
+        "warm_up_s": pytest.approx(38.14),
+    }
+    assert Vllm().start_split("Model loading took long") == {}
