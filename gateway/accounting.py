@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 
 from modeltainer.gateway.exchange import Exchange
@@ -21,10 +20,13 @@ MAX_WAITING = 100_000
 class Accounting:
     """Counts requests; a task writes the usage records about once a second."""
 
-    def __init__(self, layout: Layout, metrics: Metrics, log: JsonLog, *, write: bool) -> None:
+    def __init__(
+        self, layout: Layout, metrics: Metrics, log: JsonLog, *, name: str, write: bool
+    ) -> None:
+        """``name``: of this writer, for its usage files."""
         self._layout, self._metrics, self._log, self._write = layout, metrics, log, write
         self._waiting: list[UsageRecord] = []
-        self._host = socket.gethostname()
+        self._name = name
         self._task: asyncio.Task[None] | None = None
         self.problem = ""
         """Why records cannot be written; empty when they can."""
@@ -88,7 +90,7 @@ class Accounting:
         if not records:
             return
         try:
-            await asyncio.to_thread(append, self._layout, self._host, records)
+            await asyncio.to_thread(append, self._layout, self._name, records)
             self.problem = ""
         except OSError as error:
             if not self.problem:

@@ -7,6 +7,7 @@ stands between an engine's chunk and the client; everything else is FastAPI's (:
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -23,9 +24,11 @@ from modeltainer.gateway.demand_book import DemandBook
 from modeltainer.gateway.endpoint_set import EndpointSet, LiveEndpoint
 from modeltainer.gateway.errors import GatewayError, Message, Receive, Scope, Send, send_error
 from modeltainer.gateway.headers import request_id
+from modeltainer.gateway.limits import AnyLimiter, Limiter
 from modeltainer.gateway.log import JsonLog
 from modeltainer.gateway.metrics import Metrics
 from modeltainer.gateway.paths import OPEN, PROXIED
+from modeltainer.gateway.peers import Peers, Report, one_status
 from modeltainer.gateway.proxy import Proxy
 from modeltainer.gateway.registry_follower import RegistryFollower, Snapshot
 from modeltainer.gateway.settings import GatewaySettings
@@ -51,6 +54,8 @@ class Gateway:
         owner_token: str,
         list_rows: Callable[[], Sequence[Row]],
         config_files: Sequence[Path] = (),
+        peers: Peers | None = None,
+        limiter: AnyLimiter | None = None,
     ) -> None:
         from modeltainer.gateway.control import control_app
 
@@ -63,9 +68,13 @@ class Gateway:
         )
         ring.refresh()
         self.metrics = Metrics()
-        self.accounting = Accounting(layout, self.metrics, log, write=settings.usage)
+        self._peers = peers
+        name = socket.gethostname() if peers is None else f"{socket.gethostname()}-{peers.worker}"
+        self.accounting = Accounting(layout, self.metrics, log, name=name, write=settings.usage)
         self._tracer = Tracer() if settings.tracing else None
-        self.book = DemandBook(layout, warn=lambda message: log.warning("demand", message=message))
+        self.book = DemandBook(
+            layout, name, warn=lambda message: log.warning("demand", message=message)
+        )
         self.proxy = Proxy(
             settings,
             endpoints=self.endpoints,
@@ -77,6 +86,8 @@ class Gateway:
             arrival=Arrival(self.endpoints, self._look_soon),
             cold_start=ColdStart(settings.cold_start, layout, self.endpoints, log),
             book=self.book,
+            limiter=limiter or Limiter(),
+            workers=1 if peers is None else peers.workers,
             tracer=self._tracer,
         )
         self._add_gauges()
@@ -144,6 +155,8 @@ class Gateway:
                 watch(self._config_files, self.reload, every_s=self.settings.poll_interval)
             )
         self.accounting.start()
+        if self._peers is not None:
+            self._peers.start(self._report)
         if self.settings.reconcile:
             self.book.start()
 
@@ -154,6 +167,8 @@ class Gateway:
         if self._watch is not None:
             self._watch.cancel()
         await self.accounting.stop()
+        if self._peers is not None:
+            await self._peers.stop(self._report)
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
         self.book.stop()
@@ -220,6 +235,7 @@ class Gateway:
             "1: it gets requests.",
             both,
             per_endpoint(lambda one: float(one.verified)),
+            add_up=min,
         )
         gauge(
             "endpoint_connections",
@@ -227,17 +243,48 @@ class Gateway:
             both,
             per_endpoint(lambda one: one.pool.taken + one.pool.idle),
         )
-        gauge("breaker_state", "0: closed, 1: open, 2: half-open.", both, per_endpoint(breaker))
+        gauge(
+            "breaker_state",
+            "0: closed, 1: open, 2: half-open.",
+            both,
+            per_endpoint(breaker),
+            add_up=max,
+        )
         gauge(
             "registry_age_seconds",
             "Since the registry was read.",
             (),
             lambda: [((), self._registry_age_s())],
+            add_up=max,
         )
-        gauge("config_ok", "0: models.yaml is bad.", (), lambda: [((), not self.catalog.problem)])
+        gauge(
+            "config_ok",
+            "0: models.yaml is bad.",
+            (),
+            lambda: [((), not self.catalog.problem)],
+            add_up=min,
+        )
+
+    def _report(self) -> Report:
+        metrics = {
+            name: [(suffix, tuple(labels), float(value)) for suffix, labels, value in samples]
+            for name, samples in self.metrics.snapshot().items()
+        }
+        return Report(metrics, self._own_status())
+
+    def render_metrics(self) -> str:
+        """The metrics of all workers, in Prometheus' text form."""
+        if self._peers is None:
+            return self.metrics.render()
+        alive, ended = self._peers.others()
+        return self.metrics.render_together([one.metrics for one in alive], ended)
 
     def status(self) -> dict[str, Any]:
         """The state of everything, as plain JSON, for ``/admin/status`` and mt-submit."""
+        others = [] if self._peers is None else self._peers.others()[0]
+        return one_status(self._own_status(), [one.status for one in others])
+
+    def _own_status(self) -> dict[str, Any]:
         snapshot = self.endpoints.snapshot or Snapshot()
         live = {one.target.key: one for one in self.endpoints.all}
         endpoints = []
@@ -297,6 +344,8 @@ def build(
     owner_token: str = "",
     list_rows: Callable[[], Sequence[Row]] | None = None,
     config_files: Sequence[Path] = (),
+    peers: Peers | None = None,
+    limiter: AnyLimiter | None = None,
 ) -> Gateway:
     """Make the gateway.
 
@@ -307,6 +356,8 @@ def build(
         log: where events go; standard error by default.
         owner_token: a key that mt-submit of the same user finds in the gateway's state file.
         config_files: an edit of these has the configuration read again.
+        peers: the other workers, where there are several.
+        limiter: the limits of all keys, where several workers share them.
         list_rows: every launch; by default the scheduler and the registry are asked.
 
     Raises:
@@ -329,4 +380,6 @@ def build(
         owner_token=owner_token,
         list_rows=list_rows or rows,
         config_files=config_files,
+        peers=peers,
+        limiter=limiter,
     )

@@ -155,7 +155,7 @@ def control_app(gateway: Gateway) -> FastAPI:
     async def metrics() -> Response:
         """For Prometheus, which sends a key as ``authorization: credentials``."""
         kind = "text/plain; version=0.0.4; charset=utf-8"
-        return Response(gateway.metrics.render(), media_type=kind)
+        return Response(gateway.render_metrics(), media_type=kind)
 
     if gateway.settings.batches.enabled:
         for paths in (file_paths, batch_paths):

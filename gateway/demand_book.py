@@ -5,7 +5,6 @@ Written from a thread of its own: shared filesystems may hang, the loop must not
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -21,12 +20,14 @@ class DemandBook:
     def __init__(
         self,
         layout: Layout,
+        name: str,
         *,
         warn: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``name``: of this writer, for its file."""
         self._layout, self._warn, self._clock = layout, warn, clock
-        self._host = socket.gethostname()
+        self._name = name
         self._since = clock()
         self._in_flight: dict[str, int] = {}
         self._last: dict[str, float] = {}
@@ -72,7 +73,7 @@ class DemandBook:
             self._wake.clear()
             self._counter += 1
             try:
-                demand.write(self._layout, self._host, self.demand())
+                demand.write(self._layout, self._name, self.demand())
                 failing = False
             except OSError as error:
                 if not failing:
@@ -80,4 +81,4 @@ class DemandBook:
                 failing = True
             if not self._over and self._wake.wait(demand.PERIOD_S):
                 time.sleep(0.2)  # a burst of first requests is one piece of news
-        demand.remove(self._layout, self._host)
+        demand.remove(self._layout, self._name)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from modeltainer.gateway.client_connection import ClientConnection
 from modeltainer.gateway.errors import Headers, Send
 from modeltainer.gateway.headers import stream_start
-from modeltainer.gateway.limits import KeyLimits, Reservation
+from modeltainer.gateway.limits import Limits, Reservation
 from modeltainer.gateway.paths import Route
 from modeltainer.gateway.relay import Progress
 from modeltainer.gateway.token_meter import Meter
@@ -45,7 +45,7 @@ class Exchange:
     key: KeyRecord | None = None
     user: str | None = None
     meter: Meter | None = None
-    limits: KeyLimits | None = None
+    limits: Limits | None = None
     reservation: Reservation | None = None
     prompt_estimate: int = 0
     """Tokens of the prompt, guessed from its length."""

@@ -8,6 +8,7 @@ Each rate is a bucket that holds one minute's worth and fills steadily.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from modeltainer.registry.keys import KeyRecord
 
@@ -32,12 +33,30 @@ class Reservation:
     tokens: int
 
 
+class Levels(NamedTuple):
+    """What is in a key's buckets, and when that was so."""
+
+    requests: float
+    requests_at: float
+    tokens: float
+    tokens_at: float
+
+
 class Bucket:
     """Holds ``per_minute`` at most, and gains as much each minute; debts are allowed."""
 
     def __init__(self, per_minute: int, now: float) -> None:
         self.per_minute = per_minute
         self._level, self._at = float(per_minute), now
+
+    @property
+    def state(self) -> tuple[float, float]:
+        """Its level, and when it had that."""
+        return self._level, self._at
+
+    @state.setter
+    def state(self, found: tuple[float, float]) -> None:
+        self._level, self._at = found
 
     def level(self, now: float) -> float:
         """What is there."""
@@ -53,6 +72,26 @@ class Bucket:
         return max(0.0, amount - self.level(now)) * 60 / self.per_minute
 
 
+class Limits(Protocol):
+    """One key's limits, wherever their state is."""
+
+    def reserve(self, tokens: int, now: float) -> Reservation | Refusal:
+        """Let a request in that may need up to ``tokens``, or say why not."""
+        ...
+
+    def settle(self, reservation: Reservation, tokens: int, now: float) -> None:
+        """A request is over and has needed ``tokens``; to be called once."""
+        ...
+
+
+class AnyLimiter(Protocol):
+    """The limits of all keys."""
+
+    def of(self, key: KeyRecord, now: float) -> Limits | None:
+        """A key's limits; None when it has none."""
+        ...
+
+
 class KeyLimits:
     """The state of one key's limits."""
 
@@ -61,6 +100,22 @@ class KeyLimits:
         self._tokens = Bucket(key.tpm, now) if key.tpm else None
         self._concurrent = key.concurrent
         self.running = 0
+
+    @property
+    def levels(self) -> Levels:
+        """What is in the buckets."""
+        requests, tokens = self._requests, self._tokens
+        return Levels(
+            *(requests.state if requests is not None else (0.0, 0.0)),
+            *(tokens.state if tokens is not None else (0.0, 0.0)),
+        )
+
+    @levels.setter
+    def levels(self, found: Levels) -> None:
+        if self._requests is not None:
+            self._requests.state = found.requests, found.requests_at
+        if self._tokens is not None:
+            self._tokens.state = found.tokens, found.tokens_at
 
     def reserve(self, tokens: int, now: float) -> Reservation | Refusal:
         """Let a request in that may need up to ``tokens``, or say why not.

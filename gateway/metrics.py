@@ -7,10 +7,11 @@ Format: https://prometheus.io/docs/instrumenting/exposition_formats/
 
 from __future__ import annotations
 
+import operator
 import os
 import resource
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 PREFIX = "modeltainer_gateway_"
 OTHER = "other"
@@ -22,6 +23,8 @@ _GAPS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1,
 
 Sample = tuple[str, Sequence[str], float]
 """Suffix of the name, label values, value."""
+Snapshot = Mapping[str, Sequence[Sample]]
+"""Samples by the family's name."""
 
 
 class Family:
@@ -36,16 +39,28 @@ class Family:
         """Every series' present value."""
         raise NotImplementedError
 
-    def render(self) -> str:
-        """The family in text form."""
+    def render(self, samples: Iterable[Sample] | None = None) -> str:
+        """The family in text form; by default with its present values."""
         lines = [f"# HELP {self.name} {self.text}", f"# TYPE {self.name} {self.kind}"]
-        for suffix, values, value in self.samples():
+        for suffix, values, value in self.samples() if samples is None else samples:
             names = (*self.labels, "le") if suffix == "_bucket" else self.labels
             pairs = ",".join(
                 f'{name}="{_escape(one)}"' for name, one in zip(names, values, strict=True)
             )
             lines.append(f"{self.name}{suffix}{{{pairs}}} {value:.10g}")
         return "\n".join(lines) + "\n"
+
+    def together(self, found: Iterable[Iterable[Sample]]) -> list[Sample]:
+        """The values of several workers as one."""
+        series: dict[tuple[str, tuple[str, ...]], float] = {}
+        for samples in found:
+            for suffix, labels, value in samples:
+                key = suffix, tuple(labels)
+                series[key] = self.add_up(series[key], value) if key in series else value
+        return [(suffix, labels, value) for (suffix, labels), value in series.items()]
+
+    add_up: Callable[[float, float], float] = staticmethod(operator.add)
+    """Makes one value of two workers' values."""
 
 
 class Counter(Family):
@@ -76,10 +91,12 @@ class Gauge(Family):
         text: str,
         labels: Sequence[str],
         look: Callable[[], Iterable[tuple[Sequence[str], float]]],
+        *,
         kind: str = "gauge",
+        add_up: Callable[[float, float], float] = operator.add,
     ) -> None:
         super().__init__(name, text, labels)
-        self._look, self.kind = look, kind
+        self._look, self.kind, self.add_up = look, kind, add_up
 
     def samples(self) -> Iterable[Sample]:
         return [("", labels, value) for labels, value in self._look()]
@@ -168,7 +185,7 @@ class Metrics:
         self.families: list[Family] = [
             one for one in vars(self).values() if isinstance(one, Family)
         ]
-        self.gauge("process_cpu_seconds_total", "CPU time.", (), _cpu, "counter")
+        self.gauge("process_cpu_seconds_total", "CPU time.", (), _cpu, kind="counter")
         self.gauge("process_resident_bytes", "Memory.", (), _resident)
 
     def gauge(
@@ -177,10 +194,12 @@ class Metrics:
         text: str,
         labels: Sequence[str],
         look: Callable[[], Iterable[tuple[Sequence[str], float]]],
+        *,
         kind: str = "gauge",
+        add_up: Callable[[float, float], float] = operator.add,
     ) -> None:
         """Add one that is asked when somebody looks."""
-        self.families.append(Gauge(name, text, labels, look, kind))
+        self.families.append(Gauge(name, text, labels, look, kind=kind, add_up=add_up))
 
     @property
     def names(self) -> set[str]:
@@ -193,6 +212,20 @@ class Metrics:
     def render(self) -> str:
         """All of it as text."""
         return "".join(one.render() for one in self.families)
+
+    def snapshot(self) -> Snapshot:
+        """All values by family, for other workers."""
+        return {one.name: list(one.samples()) for one in self.families}
+
+    def render_together(self, alive: Sequence[Snapshot], ended: Sequence[Snapshot]) -> str:
+        """This worker's values and those of others, as text. Of workers that have ended, what only
+        grows still counts."""
+        parts = []
+        for one in self.families:
+            others = [*alive, *(ended if one.kind != "gauge" else ())]
+            found = [one.samples(), *(other.get(one.name, ()) for other in others)]
+            parts.append(one.render(one.together(found)))
+        return "".join(parts)
 
 
 def _escape(value: str) -> str:

@@ -29,7 +29,7 @@ from modeltainer.gateway.headers import (
     response_headers,
     traceparent,
 )
-from modeltainer.gateway.limits import BYTES_PER_TOKEN, Limiter, Refusal
+from modeltainer.gateway.limits import BYTES_PER_TOKEN, AnyLimiter, Refusal
 from modeltainer.gateway.log import JsonLog
 from modeltainer.gateway.metrics import Metrics
 from modeltainer.gateway.multipart import parse_form
@@ -78,6 +78,8 @@ class Proxy:
         arrival: Arrival,
         cold_start: ColdStart,
         book: DemandBook,
+        limiter: AnyLimiter,
+        workers: int = 1,
         tracer: Tracer | None = None,
     ) -> None:
         self._tracer = tracer
@@ -85,8 +87,9 @@ class Proxy:
         self._settings, self._endpoints = settings, endpoints
         self._arrival, self._cold_start, self._book = arrival, cold_start, book
         self._authenticator, self._standing, self._log = authenticator, standing, log
-        self._limiter = Limiter()
-        self._budget = BodyBudget(settings.max_buffered_bytes)
+        self._limiter = limiter
+        share = max(settings.max_buffered_bytes // workers, settings.max_body_bytes)
+        self._budget = BodyBudget(share)
         self._running: set[Exchange] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._idle = asyncio.Event()

@@ -117,14 +117,7 @@ def serve(
         raise AlreadyRunningError(_already_running(state.read(layout)))
     token = f"mto-{secrets.token_urlsafe(32)}"
     try:
-        gateway = build(
-            settings,
-            layout,
-            lambda: load(config_file),
-            log=log,
-            owner_token=token,
-            config_files=(config_file or find(), user_folder(os.environ) / "site.yaml"),
-        )
+        load(config_file)
         layout.create()
         _raise_file_limit()
         core_files.forbid()
@@ -133,14 +126,35 @@ def serve(
         address = _address(listener, token)
         try:
             state.write(layout, address)
-            _route_server_log(log)
             log.info("started", pid=os.getpid(), address=address.socket or address.url)
             companions = []
             if settings.reconcile:
                 companions.append(reconciler(layout, config_file, log))
             if settings.batches.enabled:
                 companions.append(batches(layout, config_file, log))
-            run(gateway, listener, address, announce, companions)
+
+            def tell() -> None:
+                if announce is not None:
+                    announce(address)
+
+            if settings.workers > 1:
+                from modeltainer.gateway.supervisor import Supervisor
+
+                supervisor = Supervisor(
+                    settings, layout, config_file, log_file, log, token, listener
+                )
+                supervisor.run(tell, companions)
+            else:
+                gateway = build(
+                    settings,
+                    layout,
+                    lambda: load(config_file),
+                    log=log,
+                    owner_token=token,
+                    config_files=(config_file or find(), user_folder(os.environ) / "site.yaml"),
+                )
+                route_server_log(log)
+                run(gateway, listener, tell, companions)
         finally:
             state.remove(layout, address)
             listener.close()
@@ -155,11 +169,17 @@ def serve(
 def run(
     gateway: Gateway,
     listener: socket.socket,
-    address: GatewayAddress,
-    announce: Callable[[GatewayAddress], None] | None,
+    announce: Callable[[], None],
     companions: Sequence[CompanionProcess] = (),
+    *,
+    until: Callable[[Callable[[], None]], None] | None = None,
 ) -> None:
-    """Run the server, and its companions beside it, on uvloop until it ends."""
+    """Run the server, and its companions beside it, on uvloop until it ends.
+
+    Args:
+        announce: called when it listens.
+        until: is given what ends the server, for it to be called from any thread.
+    """
     import uvloop
 
     async def main() -> None:
@@ -179,8 +199,13 @@ def run(
         loop.add_signal_handler(signal.SIGTERM, server.end)
         loop.add_signal_handler(signal.SIGINT, server.end)
         loop.add_signal_handler(signal.SIGHUP, reload)
-        if announce is not None:
-            announce(address)
+        if until is not None:
+
+            def end() -> None:
+                loop.call_soon_threadsafe(server.end)
+
+            until(end)
+        announce()
         kept = [loop.create_task(one.run()) for one in companions]
         await server.serve(sockets=[listener])
         for task in kept:
@@ -231,7 +256,8 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _route_server_log(log: JsonLog) -> None:
+def route_server_log(log: JsonLog) -> None:
+    """Have the HTTP server's own messages in the same log."""
     for name in ("uvicorn.error", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers = [ServerLogHandler(log)]

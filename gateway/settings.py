@@ -99,6 +99,9 @@ class GatewaySettings(BaseModel):
     poll_interval: Annotated[float, Field(gt=0, le=60)] = 1.0
     """Between two looks at the registry."""
 
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that share the work: one core passes on about 10,000 tokens a second. Keys' limits
+    hold over all of them and metrics are their sums, but each chooses among replicas by itself."""
     tracing: bool = False
     """Send a span of each request by OpenTelemetry's OTLP, to where ``OTEL_EXPORTER_OTLP_ENDPOINT``
     says. Needs ``pip install 'modeltainer[otel]'``."""

@@ -84,8 +84,16 @@ _FILES: tuple[tuple[Path, str, str], ...] = (
         "answers so far, a line each; `output.failed.jsonl`: rows that failed",
     ),
     (_ROOT.open_batches / _BATCH / "cancel", "the gateway", "its presence asks to cancel"),
-    (_ROOT.gateway / "demand-HOST.json", "the gateway", "[Demand](#demand): what clients ask for"),
-    (_ROOT.usage / "DAY.HOST.jsonl", "the gateway", "[UsageRecord](#usagerecord), one a line"),
+    (
+        _ROOT.gateway / "demand-HOST.json",
+        "the gateway (each worker: HOST-NUMBER)",
+        "[Demand](#demand): what clients ask for",
+    ),
+    (
+        _ROOT.usage / "DAY.HOST.jsonl",
+        "the gateway, as above",
+        "[UsageRecord](#usagerecord), one a line",
+    ),
     (
         _ROOT.deployments / deployments.file_name("qwen2.5-7b"),
         "mt-submit up --keep, the gateway at a cold start",

@@ -1,0 +1,355 @@
+"""Several workers as one gateway: limits hold over all, counts add up, a dead one is replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeltainer.gateway import shared_limits
+from modeltainer.gateway.limits import KeyLimits, Limits, Refusal, Reservation
+from modeltainer.gateway.metrics import Metrics
+from modeltainer.gateway.peers import one_status
+from modeltainer.gateway.shared_limits import SharedLimiter
+from modeltainer.registry import keys, usage
+from modeltainer.registry.keys import KeyRecord
+from modeltainer.scheduler import start_ticks
+from tests.engine.scripted import STREAM_HEAD, Gate, Send, piece, token, whole
+from tests.gateway.setup import World
+from tests.gateway.test_lifecycle import Process
+
+ANSWER = whole({"usage": {"prompt_tokens": 3, "completion_tokens": 4}})
+STREAM = {"model": "m", "stream": True}
+
+
+@pytest.fixture
+def process(world: World, tmp_path: Path) -> Iterator[Process]:
+    world.launch().engine.answer = ANSWER
+    made = Process(world, tmp_path, workers=2)
+    World.until(lambda: len(workers(made)) == 2)
+    for _ in range(20):  # both have to have found the engine
+        made.routed()
+    yield made
+    if made.process.poll() is None:
+        made.process.kill()
+        made.process.communicate()
+
+
+def workers(process: Process) -> list[int]:
+    """Process ids of the workers."""
+    path = Path(f"/proc/{process.process.pid}/task/{process.process.pid}/children")
+    found = []
+    for pid in map(int, path.read_text().split()):
+        if b"gateway.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            found.append(pid)
+    return found
+
+
+def metric(process: Process, name: str) -> float:
+    """The sum over all labels."""
+    text = process.client().get("/metrics").text
+    found = re.findall(rf"^modeltainer_gateway_{name}{{.*}} (\S+)$", text, re.MULTILINE)
+    return sum(map(float, found))
+
+
+def test_both_serve_and_are_counted_as_one(process: Process) -> None:
+    for _ in range(30):
+        with process.client() as client:
+            assert client.post("/v1/completions", json={"model": "m"}).status_code == 200
+    World.until(lambda: metric(process, "requests_total") == 30)
+    assert metric(process, "tokens_total") == 30 * 7
+    assert metric(process, "config_ok") == 1
+    assert metric(process, "endpoint_routed") == 1
+
+    def status() -> dict[str, Any]:
+        found: dict[str, Any] = process.client().get("/admin/status").json()
+        return found
+
+    World.until(lambda: status()["endpoints"][0]["requests"] == 30)
+    assert status()["workers"] == 2
+    layout = process.world.layout
+    World.until(lambda: len(list(usage.read(layout))) == 30)
+    files = [one.name for one in layout.usage.iterdir()]
+    assert len(files) == 2, "the connections went to one worker only"
+
+
+def test_a_keys_limits_hold_over_both(process: Process) -> None:
+    _, plain = keys.create(process.world.layout, "one", concurrent=3)
+    gate = Gate()
+    engine = process.world._engines[0]
+    engine.answer = [Send(STREAM_HEAD), piece(token("a")), gate, Send(b"0\r\n\r\n")]
+    statuses: list[int] = []
+
+    def ask() -> None:
+        with process.client() as client:
+            client.headers["authorization"] = f"Bearer {plain}"
+            with client.stream("POST", "/v1/completions", json=STREAM) as answer:
+                statuses.append(answer.status_code)
+                answer.read()
+
+    threads = [threading.Thread(target=ask) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    World.until(lambda: len(statuses) == 16, within=20)
+    assert Counter(statuses) == {200: 3, 429: 13}
+    gate.event.set()
+    for thread in threads:
+        thread.join(20)
+    World.until(lambda: metric(process, "in_flight") == 0)
+    engine.answer = ANSWER
+    statuses.clear()
+    ask()
+    assert statuses == [200]
+
+
+def test_a_killed_worker_is_replaced_and_what_it_counted_stays(process: Process) -> None:
+    _, plain = keys.create(process.world.layout, "one", concurrent=1)
+    for _ in range(10):
+        with process.client() as client:
+            client.post("/v1/completions", json={"model": "m"})
+    World.until(lambda: metric(process, "requests_total") == 10)
+    engine = process.world._engines[0]
+    engine.answer = [Send(STREAM_HEAD), piece(token("a")), Gate()]
+    with process.client() as client:
+        client.headers["authorization"] = f"Bearer {plain}"
+        with client.stream("POST", "/v1/completions", json=STREAM) as answer:
+            assert answer.status_code == 200
+            before = workers(process)
+            for pid in before:
+                os.kill(pid, signal.SIGKILL)
+            with pytest.raises(httpx.TransportError):
+                answer.read()
+    World.until(lambda: len(set(workers(process)) - set(before)) == 2, within=20)
+    engine.answer = ANSWER
+    World.until(process._up, within=20)
+    process.routed()
+    with process.client() as client:
+        client.headers["authorization"] = f"Bearer {plain}"
+        found = client.post("/v1/completions", json={"model": "m"})
+    assert found.status_code == 200, "the dead worker's request still counts"
+    World.until(lambda: metric(process, "requests_total") == 11)
+    World.until(lambda: metric(process, "in_flight") == 0)
+
+
+def test_sigterm_drains_both(process: Process) -> None:
+    engine, gate = process.world._engines[0], Gate()
+    engine.answer = [
+        Send(STREAM_HEAD),
+        piece(token("a")),
+        gate,
+        piece(token("b")),
+        Send(b"0\r\n\r\n"),
+    ]
+    whole_streams: list[bytes] = []
+
+    def ask() -> None:
+        with process.client() as client:
+            whole_streams.append(client.post("/v1/completions", json=STREAM).content)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    World.until(lambda: len(engine.requests) == 8)
+    process.process.send_signal(signal.SIGTERM)
+    World.until(lambda: process.client().get("/ready").status_code == 503)
+    gate.event.set()
+    for thread in threads:
+        thread.join(20)
+    assert whole_streams == [token("a") + token("b")] * 8
+    log = process.ended()
+    assert process.process.returncode == 0
+    events = [json.loads(line)["event"] for line in log.splitlines()]
+    assert events.count("worker_started") == 2
+    assert "worker_ended" not in events
+    assert events[-1] == "ended"
+
+
+def test_a_second_sigterm_ends_both(process: Process) -> None:
+    process.world._engines[0].answer = [Send(STREAM_HEAD), piece(token("a")), Gate()]
+    with process.client().stream("POST", "/v1/completions", json=STREAM) as answer:
+        received = answer.iter_raw()
+        assert next(received) == token("a")
+        for _ in range(2):
+            process.process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        assert b"shutting down" in b"".join(received)
+    process.ended()
+
+
+def test_workers_end_with_their_supervisor(process: Process) -> None:
+    left = {pid: start_ticks(pid) for pid in workers(process)}
+    process.process.kill()
+    process.process.communicate()
+    World.until(lambda: all(start_ticks(pid) != ticks for pid, ticks in left.items()), within=15)
+
+
+def test_reload_reaches_both(process: Process) -> None:
+    process.config.write_text(process.config.read_text().replace("cold", "colder"))
+    process.process.send_signal(signal.SIGHUP)
+
+    def names() -> set[str]:
+        with process.client() as client:
+            return {one["id"] for one in client.get("/v1/models").json()["data"]}
+
+    World.until(lambda: all("colder" in names() for _ in range(12)))
+
+
+def test_a_worker_that_cannot_start_ends_the_gateway(world: World, tmp_path: Path) -> None:
+    process = Process(world, tmp_path, workers=2)
+    process.process.terminate()
+    process.ended()
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path), "XDG_CONFIG_HOME": "/nonexistent"}
+    # Stands for an installation that is broken: the worker's first import fails.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif 'modeltainer.gateway.worker' in sys.orig_argv: sys.exit(1)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "modeltainer.gateway", "--config", str(process.config)],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "a worker could not start" in done.stderr
+
+
+LIMITED = KeyRecord(id="kaaaabbbb", name="k", sha256="", rpm=6, tpm=600, concurrent=3)
+STEPS = st.lists(
+    st.tuples(
+        st.integers(0, 2),  # which worker
+        st.sampled_from(["reserve", "settle"]),
+        st.integers(0, 400),  # tokens
+        st.floats(0, 20),  # seconds since the last step
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS)
+def test_shared_limits_are_those_of_one_worker(
+    steps: Sequence[tuple[int, str, int, float]],
+) -> None:
+    """Whatever workers do in turn, each gets the answer that a single one would have got."""
+    descriptor = shared_limits.create()
+    try:
+        one = KeyLimits(LIMITED, 0.0)
+        found = [SharedLimiter(descriptor, worker).of(LIMITED, 0.0) for worker in range(3)]
+        shared: list[Limits] = [limits for limits in found if limits is not None]
+        assert len(shared) == 3
+        running: list[Reservation] = []
+        now = 0.0
+        for worker, what, tokens, passed in steps:
+            now += passed
+            if what == "reserve":
+                expected, answer = one.reserve(tokens, now), shared[worker].reserve(tokens, now)
+                assert answer == expected
+                if isinstance(expected, Reservation):
+                    running.append(expected)
+            elif running:
+                reservation = running.pop()
+                one.settle(reservation, tokens, now)
+                shared[worker].settle(reservation, tokens, now)
+    finally:
+        os.close(descriptor)
+
+
+def test_a_dead_workers_requests_are_over() -> None:
+    descriptor = shared_limits.create()
+    dead, other = (SharedLimiter(descriptor, number).of(LIMITED, 0.0) for number in (0, 1))
+    assert dead is not None
+    assert other is not None
+    dead.reserve(0, 0.0)
+    dead.reserve(0, 0.0)
+    other.reserve(0, 0.0)
+    assert isinstance(other.reserve(0, 0.0), Refusal)
+    shared_limits.forget_worker(descriptor, 0)
+    assert isinstance(other.reserve(0, 0.0), Reservation)
+    os.close(descriptor)
+
+
+def test_more_keys_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_limits, "KEYS", 2)
+    descriptor = shared_limits.create()
+    limiter = SharedLimiter(descriptor, 0)
+    for number in range(3):
+        limits = limiter.of(KeyRecord(f"k{number}", "k", "", concurrent=1), 0.0)
+        assert limits is not None
+        assert isinstance(limits.reserve(0, 0.0), Reservation)
+        assert isinstance(limits.reserve(0, 0.0), Refusal)
+    assert limiter.of(KeyRecord("free", "free", ""), 0.0) is None
+    os.close(descriptor)
+
+
+def test_locks_are_between_processes() -> None:
+    """A lost update would show: each of four processes takes what it can, many times."""
+    descriptor = shared_limits.create()
+    key = KeyRecord("kaaaabbbb", "k", "", rpm=1000)
+    children = []
+    for number in range(4):
+        pid = os.fork()
+        if pid == 0:
+            limits = SharedLimiter(descriptor, number).of(key, 0.0)
+            got = 0
+            for _ in range(500):
+                if limits is not None and isinstance(limits.reserve(0, 0.0), Reservation):
+                    got += 1
+            os._exit(got // 10 if got % 10 == 0 else got // 10 + 1)
+        children.append(pid)
+    taken = sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children)
+    left = SharedLimiter(descriptor, 5).of(key, 0.0)
+    assert left is not None
+    assert isinstance(left.reserve(0, 0.0), Refusal)
+    assert 100 <= taken <= 104  # tens, rounded up by each
+    os.close(descriptor)
+
+
+def test_metrics_add_up() -> None:
+    one, other, ended = Metrics(), Metrics(), Metrics()
+    for metrics, count in ((one, 1), (other, 2), (ended, 4)):
+        metrics.requests.add("chat", "m", "200", amount=count)
+        metrics.seconds.of("chat", "m").observe(0.3)
+        series = [((), float(count))]
+        metrics.gauge("level", "x", (), series.copy)
+        metrics.gauge("worst", "x", (), series.copy, add_up=max)
+    other.requests.add("chat", "n", "200")
+    text = one.render_together([other.snapshot()], [ended.snapshot()])
+    name = "modeltainer_gateway_"
+    assert f'{name}requests_total{{route="chat",model="m",status="200"}} 7\n' in text
+    assert f'{name}requests_total{{route="chat",model="n",status="200"}} 1\n' in text
+    assert f'{name}request_seconds_count{{route="chat",model="m"}} 3\n' in text
+    assert f'{name}request_seconds_bucket{{route="chat",model="m",le="0.5"}} 3\n' in text
+    assert f"{name}level{{}} 3\n" in text, "of those that have ended, gauges are gone"
+    assert f"{name}worst{{}} 2\n" in text
+    alone = [line for line in one.render().splitlines() if "process_" not in line]
+    assert set(alone) <= set(one.render_together([], []).splitlines())
+
+
+def test_one_status_of_several() -> None:
+    endpoint = {"endpoint": "1.a", "in_flight": 1, "requests": 5, "connections": {"idle": 1}}
+    own = {"in_flight": 2, "in_flight_by_launch": {"a": 2}, "endpoints": [endpoint], "ready": True}
+    other = {**own, "in_flight_by_launch": {"a": 1, "b": 1}, "ready": False}
+    found = one_status(own, [other, {**own, "endpoints": []}])
+    assert found["in_flight"] == 6
+    assert found["in_flight_by_launch"] == {"a": 5, "b": 1}
+    assert found["endpoints"] == [
+        {"endpoint": "1.a", "in_flight": 2, "requests": 10, "connections": {"idle": 2}}
+    ]
+    assert found["ready"] is True
+    assert found["workers"] == 3
+    assert own["in_flight"] == 2
