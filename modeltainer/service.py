@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from modeltainer.config.load import load
 from modeltainer.config.resolve import CannotLaunchError, Overrides, launch_spec, secret_environment
-from modeltainer.registry import deployments, launches
+from modeltainer.registry import deployments, launches, leftovers
 from modeltainer.registry.endpoints import EndpointReader
 from modeltainer.registry.layout import Layout
 from modeltainer.registry.records import Endpoint, State, Submission
@@ -352,7 +352,16 @@ def stop(
             break
         if waiting:
             time.sleep(0.2)
+    if all_:
+        _clear_endings(layout)
     return report
+
+
+def _clear_endings(layout: Layout) -> None:
+    """Last words of agents whose launches were gone when they could speak again."""
+    with contextlib.suppress(OSError):
+        for path in leftovers.Leftovers(layout).look(EndpointReader(layout).poll()):
+            leftovers.remove(path)
 
 
 def _with_lost_submissions(

@@ -23,7 +23,7 @@ from modeltainer.reconcile.learn import failed
 from modeltainer.reconcile.queue_estimates import QueueEstimates
 from modeltainer.reconcile.replica import Phase, Replica
 from modeltainer.reconcile.scale import Pressure
-from modeltainer.registry import deployments, launches
+from modeltainer.registry import deployments, launches, leftovers
 from modeltainer.registry.deployments import RECONCILER_LOCK, Deployment, History
 from modeltainer.registry.endpoints import EndpointReader, Sighting
 from modeltainer.registry.layout import Layout
@@ -41,6 +41,8 @@ STEP_S = 2.0
 LEASE_RENEW_S, LEASE_STALE_S = 3.0, 30.0
 WALLTIME_RESERVE_S = 15.0
 """Beside its drain time, what an agent keeps free before its walltime (jobs/agent.py)."""
+TIDY_EVERY_S = 10.0
+"""Between two looks for what killed processes have left."""
 OLD_S = 3600.0
 MUTE_S = 300.0
 """Prologs and imports from a slow file system take long; longer than this, nobody is there."""
@@ -133,6 +135,8 @@ class Reconciler:
         self._layout, self._load_config, self._ours, self._say = layout, load_config, ours, say
         self._clock = clock
         self._endpoints = EndpointReader(layout, clock=clock)
+        self._leftovers = leftovers.Leftovers(layout, clock)
+        self._tidy_at = float("-inf")
         self._scheduler = scheduler or Scheduler(5.0, 30.0, clock)
         self._launches = launches.LaunchReader(layout)
         self._demand = DemandReader(layout, clock)
@@ -147,6 +151,7 @@ class Reconciler:
         Raises:
             OSError: the registry cannot be read; nothing was done.
         """
+        self._tidy()
         view = self.look()
         if not view.declared and not view.replicas:
             return Plan()
@@ -169,6 +174,16 @@ class Reconciler:
                 deployments.write_history(self._layout, history)
         self._act(plan, view)
         return plan
+
+    def _tidy(self) -> None:
+        """Remove what killed processes have left, now and then."""
+        now = self._clock()
+        if now < self._tidy_at:
+            return
+        self._tidy_at = now + TIDY_EVERY_S
+        for path in self._leftovers.look(self._endpoints.poll()):
+            leftovers.remove(path)
+            self._say(f"removed what was left of {path.name}")
 
     # -- looking --
 

@@ -1,8 +1,9 @@
 """Everything that can end is ended, at random, under load; then it must be as it was declared.
 
 ``MODELTAINER_CHAOS_S`` (seconds, default 45) is how long, ``MODELTAINER_CHAOS_SEED`` which dice.
-Not among the troubles: clocks that differ (one machine has one), which no lease depends on
-(``tests/registry``, ``tests/gateway``); and a full disk, whose part a folder plays that is closed.
+The replicas' clocks differ by up to 20 minutes all the while, and each copies its files to its
+node.
+Not among the troubles: a full disk, whose part a folder plays that is closed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.acceptance.site import Account
+from tests.acceptance.site import SKEWED, Account
 from tests.acceptance.test_service import load, outcome, ready, service_account, until
 from tests.cluster.cluster import Cluster
 
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.cluster
 SECONDS = float(os.environ.get("MODELTAINER_CHAOS_S", "45"))
 SEED = int(os.environ.get("MODELTAINER_CHAOS_SEED", str(random.randrange(10**6))))
 PORT = 18080
+COPIES = "/tmp/alice-copies"
 WANTED = {"tiny": 2, "other": 1}
 
 
@@ -32,6 +34,8 @@ WANTED = {"tiny": 2, "other": 1}
 def alice(cluster: Cluster) -> Iterator[Account]:
     made = service_account(cluster, "chaos")
     made.config["models"]["other"] = {**made.config["models"]["tiny"], "aliases": []}
+    made.config["site"]["prelude"] = [SKEWED]
+    made.config["site"]["node_cache"] = {"folder": COPIES, "when": "always"}
     made.write_config(gateway={"listen": "tcp", "port": PORT})
     yield made
     made.mt("stop --all --wait 90", check=False)
@@ -147,3 +151,6 @@ def test_it_converges_to_what_was_declared(alice: Account) -> None:
     assert alice.mt("chat tiny hello --max-tokens 2").stdout
     alice.mt("stop --all --wait 90")
     alice.assert_nothing_left()
+    for node in alice.cluster.nodes:
+        listed = alice.cluster.run(node, ["find", COPIES, "-name", ".*"], user="alice")
+        assert listed.stdout == "", "a copy that is not whole was left"
