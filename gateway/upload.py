@@ -48,7 +48,7 @@ async def receive_file(request: Request, path: Path, limit: int) -> Form:
         OSError: the file cannot be written.
     """
     reading = _Reading(limit)
-    more = True
+    more, received = True, 0
     try:
         parser = reading.parser(request.headers.get("content-type", ""))
         length = request.headers.get("content-length", "")
@@ -60,7 +60,12 @@ async def receive_file(request: Request, path: Path, limit: int) -> Form:
                 if message["type"] == "http.disconnect":
                     raise GatewayError(499, "the client left", "client_gone")
                 more = message.get("more_body", False)
-                parser.write(message.get("body", b""))
+                piece = message.get("body", b"")
+                received += len(piece)
+                if received > limit + _FORM_BYTES:  # whatever it is that is so large
+                    reading.form.too_large = True
+                    break
+                parser.write(piece)
                 if len(reading.waiting) >= _WRITE_BYTES or not more:
                     await asyncio.to_thread(reading.write_to, file)
         if not reading.form.too_large:

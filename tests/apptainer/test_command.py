@@ -9,15 +9,11 @@ import pytest
 
 from modeltainer.apptainer.command import containerize
 from modeltainer.spec import LaunchSpec, Resources, Site, Source
+from tests.launch_spec import launch_spec
 
-SPEC = LaunchSpec(
-    launch_id="m-r0-aaaaaa",
-    model="m",
-    replica=0,
-    engine="llamacpp",
+SPEC = launch_spec(
     runtime="apptainer",
     source=Source("path", "/models/a/m.gguf"),
-    resources=Resources(),
     site=Site("/shared/registry", "/shared/cache", binds=("/scratch", "/a:/b:ro")),
 )
 

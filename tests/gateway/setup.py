@@ -25,9 +25,10 @@ from modeltainer.registry import keys, launches
 from modeltainer.registry.endpoints import EndpointWriter
 from modeltainer.registry.layout import Layout, new_launch_id
 from modeltainer.registry.records import Endpoint, LaunchSecret, State
-from modeltainer.spec import LaunchSpec, Resources, Site, Source
+from modeltainer.spec import Site
 from modeltainer.view import Row
 from tests.engine.scripted import ScriptedEngine
+from tests.launch_spec import launch_spec
 
 
 @dataclass
@@ -68,14 +69,9 @@ class World:
         """Write a launch and its endpoint file, and start the engine behind it."""
         secret = secret or launches.new_secret()
         launch_id = new_launch_id(model, 0)
-        spec = LaunchSpec(
+        spec = launch_spec(
             launch_id=launch_id,
             model=model,
-            replica=0,
-            engine="llamacpp",
-            runtime="native",
-            source=Source("path", "/m.gguf"),
-            resources=Resources(),
             site=Site(registry=str(self.layout.root), cache="/c"),
             aliases=aliases,
         )

@@ -363,6 +363,12 @@ def test_what_is_refused(world: World) -> None:
         refused(send({"purpose": "x" * 2000}, {"file": b"x"}), 400, "invalid_form")
         refused(send(batch, {"file": b"x" * 5 * KB}), 413, "file_too_large")
         refused(send(batch, {"file": b"x" * 500 * KB}), 413, "file_too_large")
+        preamble = client.post(
+            "/v1/files",
+            content=iter([b"x" * KB] * 200),
+            headers={"content-type": "multipart/form-data; boundary=B"},
+        )
+        refused(preamble, 413, "file_too_large")
         first = upload(world, b"x" * 4 * KB)
         refused(send(batch, {"file": b"x" * 3 * KB}), 413, "storage_full")
         upload(world, b"x" * 2 * KB)

@@ -12,8 +12,9 @@ from modeltainer.hpc.placement import PlacementError, place
 from modeltainer.hpc.snapshot import Snapshot, parse_nodes, parse_partitions
 from modeltainer.sizing.fit import CannotFitError
 from modeltainer.sizing.launch import Given, check_parallelism, size_launch
-from modeltainer.spec import LaunchSpec, Placement, Resources, Site, Source
+from modeltainer.spec import Placement, Resources, Source
 from modeltainer.weights.inspect import read_path
+from tests.launch_spec import launch_spec
 from tests.weights.published import CONFIGS
 
 CLUSTERS = Path(__file__).parents[1] / "fixtures" / "clusters"
@@ -34,15 +35,13 @@ def planned(
     **to: Any,
 ) -> tuple[Placement, tuple[str, ...]]:
     """Where ``up`` would put the model at 8192 tokens for four hours, and what sizing said."""
-    spec = LaunchSpec(
+    spec = launch_spec(
         launch_id="x-r0-aaaaaa",
         model="x",
-        replica=0,
         engine="vllm",
         runtime="apptainer",
         source=Source("path", "/m"),
         resources=replace(Resources(gpus=1, walltime_s=4 * HOUR), **to),
-        site=Site("/r", "/c"),
         context=8192,
         engine_args=args or {},
     )

@@ -14,23 +14,16 @@ import pytest
 
 from modeltainer.jobs.engines.base import EngineStart
 from modeltainer.jobs.engines.llamacpp import HTTP_THREADS, EmbeddedLlamaCpp, LlamaCpp
-from modeltainer.spec import LaunchSpec, Resources, Site, Source
+from modeltainer.spec import Resources, Source
+from tests.launch_spec import launch_spec
 from tests.tiny_gguf import write_tiny_gguf
 
 CLIENTS = 64
 
 
 def start(port: int, model: str = "/m.gguf", **options: Any) -> EngineStart:
-    spec = LaunchSpec(
-        launch_id="m-r0-abcdef",
-        model="m",
-        replica=0,
-        engine="llamacpp",
-        runtime="native",
-        source=Source("path", model),
-        resources=Resources(cpus=2),
-        site=Site(registry="/r", cache="/c"),
-        engine_args=options,
+    spec = launch_spec(
+        source=Source("path", model), resources=Resources(cpus=2), engine_args=options
     )
     return EngineStart(spec, "127.0.0.1", port, "nonce")
 

@@ -10,22 +10,15 @@ from pathlib import Path
 
 from modeltainer.hpc.sbatch import SecretReference, render
 from modeltainer.registry.layout import Layout
-from modeltainer.spec import LaunchSpec, Resources, Site, Source
+from modeltainer.spec import Site
+from tests.launch_spec import launch_spec
 
 
 def rendered(tmp_path: Path) -> str:
     token = tmp_path / "to ken"
     token.write_text("from-file\n")
-    spec = LaunchSpec(
-        launch_id="m-r0-aaaaaa",
-        model="m",
-        replica=0,
-        engine="llamacpp",
-        runtime="native",
-        source=Source("path", "/m.gguf"),
-        resources=Resources(),
-        site=Site(str(tmp_path / "registry"), str(tmp_path / "cache")),
-        command=("no-such-engine",),
+    spec = launch_spec(
+        site=Site(str(tmp_path / "registry"), str(tmp_path / "cache")), command=("no-such-engine",)
     )
     secrets = [
         SecretReference("HF_TOKEN", variable="MY_TOKEN"),

@@ -9,21 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeltainer.jobs.site_facts import job_facts
-from modeltainer.spec import LaunchSpec, Placement, Resources, Site, Source
+from modeltainer.spec import Placement
+from tests.launch_spec import launch_spec
 
 HOUR = 3600.0
 START = 1_800_000_000.0
-SPEC = LaunchSpec(
-    launch_id="m-r0-abcdef",
-    model="m",
-    replica=0,
-    engine="llamacpp",
-    runtime="native",
-    source=Source("path", "/m.gguf"),
-    resources=Resources(),
-    site=Site(registry="/r", cache="/c"),
-    placement=Placement(partition="p", gres=None, walltime_s=3600),
-)
+SPEC = launch_spec(placement=Placement(partition="p", gres=None, walltime_s=3600))
 TIMES = {"SLURM_JOB_START_TIME": str(int(START)), "SLURM_JOB_END_TIME": str(int(START + HOUR))}
 JOB = {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1"}
 

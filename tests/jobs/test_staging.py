@@ -24,7 +24,8 @@ from modeltainer.jobs.staging import (
     stage_image,
     stage_weights,
 )
-from modeltainer.spec import LaunchSpec, NodeCache, Resources, Site, Source
+from modeltainer.spec import NodeCache, Source
+from tests.launch_spec import launch_spec
 
 MIB = 1024 * 1024
 
@@ -230,15 +231,8 @@ def test_only_what_comes_over_the_network_is_copied(node: Node, tmp_path: Path) 
     assert on({source: "lustre", node.folder: "xfs"}).copy(source).exists()
 
 
-SPEC = LaunchSpec(
-    launch_id="m-r0-abcdef",
-    model="m",
-    replica=0,
-    engine="vllm",
-    runtime="apptainer",
-    source=Source("hub", "org/name", revision="main"),
-    resources=Resources(),
-    site=Site(registry="/r", cache="/c"),
+SPEC = launch_spec(
+    engine="vllm", runtime="apptainer", source=Source("hub", "org/name", revision="main")
 )
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from modeltainer.jobs.engines.base import EngineStart, Rank
 from modeltainer.jobs.engines.vllm import Vllm
-from modeltainer.spec import LaunchSpec, Resources, Site, Source
+from modeltainer.spec import Resources, Site, Source
+from tests.launch_spec import launch_spec
 
 HEAD = Rank(0, 2, "10.0.0.1", 29500, "10.0.0.1")
 OTHER = Rank(1, 2, "10.0.0.1", 29500, "10.0.0.2")
@@ -19,12 +20,8 @@ def command(
     wanted: Resources, rank: Rank | None = None, interface: str | None = None, **options: Any
 ) -> tuple[dict[str, str | None], dict[str, str]]:
     """Options by name (None: a switch), and the environment."""
-    spec = LaunchSpec(
-        launch_id="m-r0-abcdef",
-        model="m",
-        replica=0,
+    spec = launch_spec(
         engine="vllm",
-        runtime="native",
         source=Source("path", "/models/m"),
         resources=wanted,
         site=Site(registry="/r", cache="/c", host_interface=interface),

@@ -5,20 +5,12 @@ from __future__ import annotations
 from modeltainer.hpc.estimate import parse_test_only
 from modeltainer.reconcile.queue_estimates import AGAIN_S, BETWEEN_S, QueueEstimates
 from modeltainer.reconcile.replica import Phase, Replica
-from modeltainer.spec import LaunchSpec, Resources, Site, Source
+from modeltainer.spec import LaunchSpec
+from tests.launch_spec import launch_spec
 
 
 def spec(model: str) -> LaunchSpec:
-    return LaunchSpec(
-        launch_id=f"{model}-r0-abcdef",
-        model=model,
-        replica=0,
-        engine="llamacpp",
-        runtime="native",
-        source=Source("path", "/m.gguf"),
-        resources=Resources(),
-        site=Site("/r", "/c"),
-    )
+    return launch_spec(launch_id=f"{model}-r0-abcdef", model=model)
 
 
 def test_one_question_at_a_time_however_many_models() -> None:

@@ -13,7 +13,8 @@ from modeltainer.registry.endpoints import EndpointReader, EndpointWriter
 from modeltainer.registry.layout import Layout
 from modeltainer.registry.leftovers import STILL_S, Leftovers
 from modeltainer.registry.records import Endpoint, State
-from modeltainer.spec import LaunchSpec, Resources, Site, Source
+from modeltainer.spec import Site
+from tests.launch_spec import launch_spec
 
 
 class World:
@@ -27,16 +28,7 @@ class World:
         self._leftovers = Leftovers(self.layout, clock=lambda: self.now)
 
     def launch(self, name: str = "m-r0-aaaaaa") -> Path:
-        spec = LaunchSpec(
-            launch_id=name,
-            model="m",
-            replica=0,
-            engine="llamacpp",
-            runtime="native",
-            source=Source("path", "/m.gguf"),
-            resources=Resources(),
-            site=Site(str(self.layout.root), "/c"),
-        )
+        spec = launch_spec(launch_id=name, site=Site(str(self.layout.root), "/c"))
         return launches.create(self.layout, spec, launches.new_secret())
 
     def agent(self, state: State, name: str = "m-r0-aaaaaa") -> EndpointWriter:
