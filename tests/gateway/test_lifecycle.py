@@ -39,7 +39,7 @@ class Process:
             "models: {cold: {engine: vllm, source: a/b}}\n"
         )
         self.process = self.start()
-        World.until(self._up, within=15)
+        World.until(self._up, within=30)
 
     def start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -73,12 +73,12 @@ class Process:
             listed = self.client().get("/admin/status").json()["endpoints"]
             return any(one["routed"] for one in listed)
 
-        World.until(routed)
+        World.until(routed, within=20)
 
     def ended(self) -> str:
         """Its log, once it has ended."""
         assert self.process.stderr is not None
-        _, log = self.process.communicate(timeout=15)
+        _, log = self.process.communicate(timeout=30)
         return log
 
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,16 @@ ANSWER = whole({"usage": {"prompt_tokens": 3, "completion_tokens": 4}})
 STREAM = {"model": "m", "stream": True}
 
 
+def until(true: Callable[[], bool]) -> None:
+    """Several processes start, and write once a second, on whatever else the machine does."""
+    World.until(true, within=30)
+
+
 @pytest.fixture
 def process(world: World, tmp_path: Path) -> Iterator[Process]:
     world.launch().engine.answer = ANSWER
     made = Process(world, tmp_path, workers=2)
-    World.until(lambda: len(workers(made)) == 2)
+    until(lambda: len(workers(made)) == 2)
     for _ in range(20):  # both have to have found the engine
         made.routed()
     yield made
@@ -70,7 +75,7 @@ def test_both_serve_and_are_counted_as_one(process: Process) -> None:
     for _ in range(30):
         with process.client() as client:
             assert client.post("/v1/completions", json={"model": "m"}).status_code == 200
-    World.until(lambda: metric(process, "requests_total") == 30)
+    until(lambda: metric(process, "requests_total") == 30)
     assert metric(process, "tokens_total") == 30 * 7
     assert metric(process, "config_ok") == 1
     assert metric(process, "endpoint_routed") == 1
@@ -79,10 +84,10 @@ def test_both_serve_and_are_counted_as_one(process: Process) -> None:
         found: dict[str, Any] = process.client().get("/admin/status").json()
         return found
 
-    World.until(lambda: status()["endpoints"][0]["requests"] == 30)
+    until(lambda: status()["endpoints"][0]["requests"] == 30)
     assert status()["workers"] == 2
     layout = process.world.layout
-    World.until(lambda: len(list(usage.read(layout))) == 30)
+    until(lambda: len(list(usage.read(layout))) == 30)
     files = [one.name for one in layout.usage.iterdir()]
     assert len(files) == 2, "the connections went to one worker only"
 
@@ -104,12 +109,12 @@ def test_a_keys_limits_hold_over_both(process: Process) -> None:
     threads = [threading.Thread(target=ask) for _ in range(16)]
     for thread in threads:
         thread.start()
-    World.until(lambda: len(statuses) == 16, within=20)
+    until(lambda: len(statuses) == 16)
     assert Counter(statuses) == {200: 3, 429: 13}
     gate.event.set()
     for thread in threads:
         thread.join(20)
-    World.until(lambda: metric(process, "in_flight") == 0)
+    until(lambda: metric(process, "in_flight") == 0)
     engine.answer = ANSWER
     statuses.clear()
     ask()
@@ -121,7 +126,7 @@ def test_a_killed_worker_is_replaced_and_what_it_counted_stays(process: Process)
     for _ in range(10):
         with process.client() as client:
             client.post("/v1/completions", json={"model": "m"})
-    World.until(lambda: metric(process, "requests_total") == 10)
+    until(lambda: metric(process, "requests_total") == 10)
     engine = process.world._engines[0]
     engine.answer = [Send(STREAM_HEAD), piece(token("a")), Gate()]
     with process.client() as client:
@@ -133,16 +138,16 @@ def test_a_killed_worker_is_replaced_and_what_it_counted_stays(process: Process)
                 os.kill(pid, signal.SIGKILL)
             with pytest.raises(httpx.TransportError):
                 answer.read()
-    World.until(lambda: len(set(workers(process)) - set(before)) == 2, within=20)
+    until(lambda: len(set(workers(process)) - set(before)) == 2)
     engine.answer = ANSWER
-    World.until(process._up, within=20)
+    until(process._up)
     process.routed()
     with process.client() as client:
         client.headers["authorization"] = f"Bearer {plain}"
         found = client.post("/v1/completions", json={"model": "m"})
     assert found.status_code == 200, "the dead worker's request still counts"
-    World.until(lambda: metric(process, "requests_total") == 11)
-    World.until(lambda: metric(process, "in_flight") == 0)
+    until(lambda: metric(process, "requests_total") == 11)
+    until(lambda: metric(process, "in_flight") == 0)
 
 
 def test_sigterm_drains_both(process: Process) -> None:
@@ -163,9 +168,9 @@ def test_sigterm_drains_both(process: Process) -> None:
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
-    World.until(lambda: len(engine.requests) == 8)
+    until(lambda: len(engine.requests) == 8)
     process.process.send_signal(signal.SIGTERM)
-    World.until(lambda: process.client().get("/ready").status_code == 503)
+    until(lambda: process.client().get("/ready").status_code == 503)
     gate.event.set()
     for thread in threads:
         thread.join(20)
@@ -194,7 +199,7 @@ def test_workers_end_with_their_supervisor(process: Process) -> None:
     left = {pid: start_ticks(pid) for pid in workers(process)}
     process.process.kill()
     process.process.communicate()
-    World.until(lambda: all(start_ticks(pid) != ticks for pid, ticks in left.items()), within=15)
+    until(lambda: all(start_ticks(pid) != ticks for pid, ticks in left.items()))
 
 
 def test_reload_reaches_both(process: Process) -> None:
@@ -205,7 +210,7 @@ def test_reload_reaches_both(process: Process) -> None:
         with process.client() as client:
             return {one["id"] for one in client.get("/v1/models").json()["data"]}
 
-    World.until(lambda: all("colder" in names() for _ in range(12)))
+    until(lambda: all("colder" in names() for _ in range(12)))
 
 
 def test_a_worker_that_cannot_start_ends_the_gateway(world: World, tmp_path: Path) -> None:
