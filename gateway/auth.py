@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from modeltainer.gateway.errors import GatewayError
 from modeltainer.registry.keys import KeyRecord, KeyRing
@@ -57,7 +57,7 @@ class Authenticator:
             await asyncio.to_thread(self._ring.refresh)
             await asyncio.sleep(LOOK_AGAIN_S)
 
-    def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> KeyRecord:
+    def identify(self, headers: Sequence[tuple[bytes, bytes]]) -> KeyRecord:
         """The key of a request.
 
         Raises:
@@ -65,7 +65,6 @@ class Authenticator:
         """
         if not self._required:
             return NOBODY
-        headers = list(headers)
         given = presented_key(headers)
         if given is None:
             raise GatewayError(
