@@ -11,6 +11,7 @@ import fcntl
 import getpass
 import hashlib
 import os
+import shutil
 import socket
 import stat
 from pathlib import Path
@@ -112,6 +113,18 @@ def take_lock(layout: Layout) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def workers_folder(layout: Layout) -> Path:
+    """An empty folder for the reports of this registry's workers on this host; the lock must be
+    held, as what a killed gateway has left there goes.
+
+    Raises:
+        CannotStartError: no safe folder.
+    """
+    folder = runtime_folder() / f"workers-{_tag(layout)}"
+    shutil.rmtree(folder, ignore_errors=True)
+    return private_folder(folder)
 
 
 def bind(settings: GatewaySettings, layout: Layout) -> socket.socket:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import msgspec
 
 from modeltainer.gateway import peers, shared_limits
 from modeltainer.gateway.companion_process import CompanionProcess
-from modeltainer.gateway.listening import CannotStartError, runtime_folder
+from modeltainer.gateway.listening import CannotStartError, workers_folder
 from modeltainer.gateway.log import JsonLog
 from modeltainer.gateway.settings import GatewaySettings
 from modeltainer.gateway.worker import READY, WorkerStart
@@ -49,7 +48,7 @@ class Supervisor:
         Raises:
             CannotStartError: a worker ended before it was ready, or never was.
         """
-        folder = Path(tempfile.mkdtemp(prefix="workers-", dir=runtime_folder()))
+        folder = workers_folder(self.layout)
         limits = shared_limits.create()
         try:
             asyncio.run(self._run(folder, limits, announce, companions))
