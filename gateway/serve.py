@@ -22,6 +22,7 @@ from modeltainer.gateway import address as state
 from modeltainer.gateway.address import GatewayAddress
 from modeltainer.gateway.app import Gateway, build
 from modeltainer.gateway.companion_process import CompanionProcess, batches, reconciler
+from modeltainer.gateway.dispatch import receive
 from modeltainer.gateway.listening import CannotStartError, bind, take_lock
 from modeltainer.gateway.log import JsonLog, ServerLogHandler
 from modeltainer.gateway.settings import GatewaySettings
@@ -42,7 +43,8 @@ class AlreadyRunningError(CannotStartError):
 class GatewayServer(uvicorn.Server):
     """uvicorn's server, with the gateway's way to end: drain first, close the door last."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, channel: socket.socket | None = None) -> None:
+        """``channel``: through which connections come, where this is one of several workers."""
         super().__init__(
             uvicorn.Config(
                 gateway,
@@ -61,6 +63,46 @@ class GatewayServer(uvicorn.Server):
         )
         self._gateway = gateway
         self._ending: asyncio.Task[None] | None = None
+        self._channel = channel
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's; then connections are taken from the channel, too."""
+        await super().startup(sockets)
+        channel = self._channel
+        if channel is None:
+            return
+        channel.setblocking(False)
+        loop = asyncio.get_running_loop()
+
+        def take(connection: socket.socket) -> None:
+            task = loop.create_task(self._connect(connection))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+        def closed() -> None:
+            loop.remove_reader(channel)
+
+        loop.add_reader(channel, receive, channel, take, closed)
+
+    async def _connect(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        with contextlib.suppress(OSError):  # the client is gone already
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: TimedProtocol(
+                    config=self.config,
+                    server_state=self.server_state,
+                    app_state=self.lifespan.state,
+                ),
+                connection,
+            )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's; no more connections are taken from the channel."""
+        if self._channel is not None:
+            asyncio.get_running_loop().remove_reader(self._channel)
+            self._channel.close()
+        await super().shutdown(sockets)
 
     def end(self) -> None:
         """The first call drains, the second ends now. To be called on the event loop."""
@@ -154,7 +196,7 @@ def serve(
                     config_files=(config_file or find(), user_folder(os.environ) / "site.yaml"),
                 )
                 route_server_log(log)
-                run(gateway, listener, tell, companions)
+                run(gateway, [listener], tell, companions)
         finally:
             state.remove(layout, address)
             listener.close()
@@ -168,22 +210,24 @@ def serve(
 
 def run(
     gateway: Gateway,
-    listener: socket.socket,
+    listeners: list[socket.socket],
     announce: Callable[[], None],
     companions: Sequence[CompanionProcess] = (),
     *,
+    channel: socket.socket | None = None,
     until: Callable[[Callable[[], None]], None] | None = None,
 ) -> None:
     """Run the server, and its companions beside it, on uvloop until it ends.
 
     Args:
         announce: called when it listens.
+        channel: as for :class:`GatewayServer`.
         until: is given what ends the server, for it to be called from any thread.
     """
     import uvloop
 
     async def main() -> None:
-        server = GatewayServer(gateway)
+        server = GatewayServer(gateway, channel)
         loop = asyncio.get_running_loop()
         reloads: set[asyncio.Task[bool]] = set()
 
@@ -207,7 +251,7 @@ def run(
             until(end)
         announce()
         kept = [loop.create_task(one.run()) for one in companions]
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=listeners)
         for task in kept:
             task.cancel()
         await asyncio.gather(*kept, return_exceptions=True)

@@ -18,6 +18,7 @@ import msgspec
 
 from modeltainer.gateway import peers, shared_limits
 from modeltainer.gateway.companion_process import CompanionProcess
+from modeltainer.gateway.dispatch import Dispatcher, channel
 from modeltainer.gateway.listening import CannotStartError, workers_folder
 from modeltainer.gateway.log import JsonLog
 from modeltainer.gateway.settings import GatewaySettings
@@ -64,6 +65,7 @@ class Supervisor:
         companions: Sequence[CompanionProcess],
     ) -> None:
         loop = asyncio.get_running_loop()
+        dispatcher = Dispatcher(self.listener)
         running: dict[int, asyncio.subprocess.Process] = {}
         ending = asyncio.Event()
 
@@ -83,6 +85,7 @@ class Supervisor:
             while True:
                 began = time.monotonic()
                 status = await process.wait()
+                dispatcher.remove(number)
                 peers.keep_ended(folder, number, process.pid)
                 await asyncio.to_thread(shared_limits.forget_worker, limits, number)
                 if ending.is_set():
@@ -92,12 +95,25 @@ class Supervisor:
                     with contextlib.suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(ending.wait(), LEAST_LIFE_S)
                         return
-                process = running[number] = await self._start(number, folder, limits)
+                process, ours = await self._start(number, folder, limits)
+                running[number] = process
+                try:
+                    await _ready(process)
+                except CannotStartError:
+                    ours.close()  # so that it ends, if it has not already
+                    with contextlib.suppress(ProcessLookupError):
+                        process.kill()
+                else:
+                    dispatcher.add(number, ours)
 
         try:
+            channels = {}
             for number in range(self.settings.workers):
-                running[number] = await self._start(number, folder, limits)
+                running[number], channels[number] = await self._start(number, folder, limits)
             await asyncio.gather(*(_ready(one) for one in running.values()))
+            for number, ours in channels.items():
+                dispatcher.add(number, ours)
+            dispatcher.start()
             announce()
             beside = [loop.create_task(one.run()) for one in companions]
             await asyncio.gather(*(keep(number, one) for number, one in running.items()))
@@ -105,17 +121,21 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
         finally:
+            dispatcher.close()
             for process in running.values():
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
 
-    async def _start(self, number: int, folder: Path, limits: int) -> asyncio.subprocess.Process:
-        descriptors = (self.listener.fileno(), limits)
+    async def _start(
+        self, number: int, folder: Path, limits: int
+    ) -> tuple[asyncio.subprocess.Process, socket.socket]:
+        """A worker that begins to start, and the end of its channel."""
+        ours, theirs = channel()
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "modeltainer.gateway.worker"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            pass_fds=descriptors,
+            pass_fds=(theirs.fileno(), limits),
             start_new_session=True,  # a terminal's Ctrl-C comes through the supervisor
         )
         assert process.stdin is not None
@@ -128,12 +148,13 @@ class Supervisor:
             log_file=None if self.log_file is None else str(self.log_file),
             owner_token=self.token,
             folder=str(folder),
-            listener=descriptors[0],
+            channel=theirs.fileno(),
             limits=limits,
         )
         process.stdin.write(msgspec.json.encode(start) + b"\n")
+        theirs.close()
         self.log.info("worker_started", worker=number, pid=process.pid)
-        return process
+        return process, ours
 
 
 async def _ready(process: asyncio.subprocess.Process) -> None:

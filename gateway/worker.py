@@ -43,8 +43,8 @@ class WorkerStart(msgspec.Struct, frozen=True):
     owner_token: str
     folder: str
     """Of :mod:`.peers`."""
-    listener: int
-    """Descriptor of the bound socket."""
+    channel: int
+    """Descriptor of this worker's end of :mod:`.dispatch`'s channel."""
     limits: int
     """Descriptor of :mod:`.shared_limits`."""
 
@@ -72,7 +72,8 @@ def main() -> int:
     def announce() -> None:
         os.write(1, READY)
 
-    run(gateway, socket.socket(fileno=start.listener), announce, until=_supervisor_gone)
+    channel = socket.socket(fileno=start.channel)
+    run(gateway, [], announce, channel=channel, until=_supervisor_gone)
     return 0
 
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from modeltainer.gateway import shared_limits
 from modeltainer.gateway.limits import KeyLimits, Limits, Refusal, Reservation
 from modeltainer.gateway.metrics import Metrics
-from modeltainer.gateway.peers import one_status
+from modeltainer.gateway.peers import WRITE_EVERY_S, one_status
 from modeltainer.gateway.shared_limits import SharedLimiter
 from modeltainer.registry import keys, usage
 from modeltainer.registry.keys import KeyRecord
@@ -84,7 +84,7 @@ def test_both_serve_and_are_counted_as_one(process: Process) -> None:
 
     until(ask_until_both_have_answered)
     until(lambda: metric(process, "requests_total") == sent)
-    assert metric(process, "tokens_total") == sent * 7
+    until(lambda: metric(process, "tokens_total") == sent * 7)
     assert metric(process, "config_ok") == 1
     assert metric(process, "endpoint_routed") == 1
 
@@ -95,6 +95,25 @@ def test_both_serve_and_are_counted_as_one(process: Process) -> None:
     until(lambda: status()["endpoints"][0]["requests"] == sent)
     assert status()["workers"] == 2
     until(lambda: len(list(usage.read(layout))) == sent)
+
+
+def test_connections_are_shared_out_evenly(process: Process) -> None:
+    held = [process.client() for _ in range(10)]
+    for client in held:
+        assert client.get("/health").status_code == 200
+    try:
+        sockets = [
+            sum(
+                str(link.readlink()).startswith("socket:")
+                for link in Path(f"/proc/{pid}/fd").iterdir()
+                if link.is_symlink()
+            )
+            for pid in workers(process)
+        ]
+        assert abs(sockets[0] - sockets[1]) <= 2
+    finally:
+        for client in held:
+            client.close()
 
 
 def test_a_keys_limits_hold_over_both(process: Process) -> None:
@@ -132,6 +151,7 @@ def test_a_killed_worker_is_replaced_and_what_it_counted_stays(process: Process)
         with process.client() as client:
             client.post("/v1/completions", json={"model": "m"})
     until(lambda: metric(process, "requests_total") == 10)
+    time.sleep(2 * WRITE_EVERY_S)  # what it has counted since its last report would die with it
     engine = process.world._engines[0]
     engine.answer = [Send(STREAM_HEAD), piece(token("a")), Gate()]
     with process.client() as client:
