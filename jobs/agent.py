@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from modeltainer import core_files
+from modeltainer.hpc.options import early_signal_s
 from modeltainer.jobs import ports
 from modeltainer.jobs.agent_log import AgentLog
 from modeltainer.jobs.diagnose import diagnose
@@ -99,14 +100,17 @@ class Agent:
         self._spec, self._secret = spec, secret
         self._folder, self._log_folder = folder, folder / "log"
         self._facts: JobFacts = job_facts(spec, os.environ, time.time())
-        self._whole_s = self._facts.left_s
-        self._ends = time.monotonic() + self._whole_s if self._whole_s is not None else None
+        self._began = time.monotonic()
+        left_s = self._facts.left_s
+        self._ends = None if left_s is None else self._began + left_s
         """On this process's own clock: wall clocks of nodes differ."""
         self._engine: Engine = engine_for(spec.engine, spec.runtime)
         self._limits = Limits(load_timeout_s=spec.load_timeout_s, drain_s=spec.drain_s)
         self._log = AgentLog(self._log_folder / "agent.log")
         self._say = self._log.say
-        self._started_unix = time.time()
+        self._started_unix = self._now_unix()
+        self._urged = False
+        """Slurm or somebody else has sent SIGURG."""
         self._ask: Ask | None = None
         self._drain_reason: str | None = None
         self._wakeup = Wakeup()
@@ -161,7 +165,7 @@ class Agent:
         self._starter.close()
         self._say(f"ended: {cause.code}: {cause.message}")
         self._registration.close(10.0, state=State.ENDED, cause=cause, host=None, port=None)
-        self._write_run(time.time(), ended=True)
+        self._write_run(self._now_unix(), ended=True)
         self._log.close(2.0)
         return cause
 
@@ -171,6 +175,7 @@ class Agent:
             return
         # SIGURG is Slurm's early word of the walltime, or whoever asked for something in the launch
         # folder; SIGUSR2 is submitit's early word on a bare machine.
+        self._urged = number == signal.SIGURG
         self._registration.poke()
         if number == signal.SIGUSR2 and self._ask is None and self._ends is None:
             # With a known end the agent plans the drain itself.
@@ -179,13 +184,21 @@ class Agent:
     def _look_for_requests(self) -> None:
         """Runs in the registration's thread: the folder may hang."""
         self._look_for_ranks()
-        now = time.time()
-        if abs(now - self._run_written) >= runs.RENEW_S:  # abs: clocks are set back, too
+        now = self._now_unix()
+        if now - self._run_written >= runs.RENEW_S:
             self._write_run(now, ended=False)
+        urged, self._urged = self._urged, False
         if self._drain_reason is None:
             self._drain_reason = launches.drain_reason(self._folder)
             if self._drain_reason is not None:
                 self._wakeup.wake()
+            elif urged and self._ends is not None:
+                # Nobody has asked for anything, so it is Slurm's early word of the walltime.
+                self._ends = min(self._ends, time.monotonic() + early_signal_s(self._spec))
+
+    def _now_unix(self) -> float:
+        """By the controller's clock, as far as that is known here."""
+        return self._facts.now_unix + time.monotonic() - self._began
 
     def _write_run(self, now_unix: float, *, ended: bool) -> None:
         spec, wanted = self._spec, self._spec.resources
@@ -437,10 +450,10 @@ class Agent:
         return Cause("stopped", "it was asked to stop")
 
     def _planned_end(self) -> Ask | None:
-        if self._ends is None or self._whole_s is None:
+        if self._ends is None:
             return None
         # A drain longer than the job itself would begin before the first request.
-        share_s = max(0.0, self._whole_s) / DRAIN_SHARE
+        share_s = max(0.0, self._facts.left_s or 0.0) / DRAIN_SHARE
         early_s = min(self._spec.drain_s + WALLTIME_MARGIN_S, share_s)
         return Ask.WALLTIME if time.monotonic() >= self._ends - early_s else None
 
@@ -454,7 +467,7 @@ class Agent:
             state=State.READY,
             host=host,
             port=target.port,
-            ready_unix=time.time(),
+            ready_unix=self._now_unix(),
             clocks=self._clocks,
             engine_version=self._engine.version(target),
         )

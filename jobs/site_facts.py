@@ -8,20 +8,16 @@ import fcntl
 import os
 import socket
 import struct
-import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modeltainer.hpc.hostlist import expand
-from modeltainer.hpc.snapshot import parse_time_s
 from modeltainer.spec import LaunchSpec
 
 _SIOCGIFADDR = 0x8915
 """ioctl that gives an interface's IPv4 address (netdevice(7))."""
 LATE_S = 60.0
 """An agent that seems to have begun this long after its job: a slow prolog, or a wrong clock."""
-ASK_S = 20.0
-"""For Slurm to say how much is left."""
 
 
 class NoSuchInterfaceError(RuntimeError):
@@ -39,22 +35,22 @@ class JobFacts:
     devices: tuple[str, ...]
     """GPUs as handed out: indices or UUIDs."""
     ends_unix: float | None
-    """By the controller's clock."""
-    left_s: float | None = None
-    """Of the walltime, when this was read."""
+    now_unix: float = 0.0
+    """When this was read; as the next, by the controller's clock."""
+
+    @property
+    def left_s(self) -> float | None:
+        """Of the walltime, when this was read; None without one."""
+        return None if self.ends_unix is None else self.ends_unix - self.now_unix
 
 
-def job_facts(
-    spec: LaunchSpec,
-    environ: Mapping[str, str],
-    now_unix: float,
-    ask: Callable[[str], float | None] | None = None,
-) -> JobFacts:
+def job_facts(spec: LaunchSpec, environ: Mapping[str, str], now_unix: float) -> JobFacts:
     """Read the job's environment; without Slurm the job is this process or submitit's.
 
     Args:
-        now_unix: by this node's clock, which may differ from the controller's.
-        ask: how much of a job's walltime is left in seconds, by Slurm itself.
+        now_unix: by this node's clock. Where that does not fit the job's times, which are the
+            controller's, the job is taken to have begun just now: squeue would reckon with this
+            clock, too. After a slow prolog that is too late; Slurm's early signal corrects it.
     """
     job_id = environ.get("SLURM_JOB_ID")
     node = environ.get("SLURMD_NODENAME") or socket.gethostname()
@@ -62,36 +58,18 @@ def job_facts(
     devices = tuple(part for part in visible.split(",") if part and part != "NoDevFiles")
     if job_id is None:
         local_id = environ.get("SUBMITIT_LOCAL_JOB_ID") or str(os.getpid())
-        return JobFacts(local_id, node, True, devices, None)
+        return JobFacts(local_id, node, True, devices, None, now_unix)
     start, end = _number(environ, "SLURM_JOB_START_TIME"), _number(environ, "SLURM_JOB_END_TIME")
-    walltime_s = float(spec.placement.walltime_s) if spec.placement else None
     if end is None:  # before Slurm 22.05
-        end = now_unix + walltime_s if walltime_s is not None else None
-        return JobFacts(job_id, node, False, devices, end, walltime_s)
-    whole_s = end - start if start is not None else walltime_s
-    left_s = end - now_unix
-    if whole_s is not None:
-        # More than the whole is left by a clock that is behind; much less, by one that is ahead.
-        if whole_s - left_s > LATE_S:
-            told = (ask or _ask_slurm)(job_id)
-            left_s = told if told is not None else left_s
-        left_s = min(left_s, whole_s)
-    return JobFacts(job_id, node, False, devices, end, left_s)
+        end = now_unix + spec.placement.walltime_s if spec.placement else None
+    elif start is not None and not start <= now_unix <= start + LATE_S:
+        now_unix = start
+    return JobFacts(job_id, node, False, devices, end, now_unix)
 
 
 def _number(environ: Mapping[str, str], name: str) -> float | None:
     with contextlib.suppress(KeyError, ValueError):
         return float(environ[name])
-    return None
-
-
-def _ask_slurm(job_id: str) -> float | None:
-    """Of the job's walltime; None when Slurm does not say."""
-    argv = ["squeue", "--noheader", f"--jobs={job_id}", "--Format=TimeLeft:30"]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=ASK_S, check=True)
-        found = parse_time_s(done.stdout.strip())
-        return None if found is None else float(found)
     return None
 
 

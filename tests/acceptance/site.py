@@ -15,12 +15,15 @@ from tests.cluster.cluster import Cluster
 ENGINES = ("llama-server", "modeltainer.jobs", "vllm")
 
 
-SKEWED = """\
-case $((SLURM_JOB_ID % 3)) in 0) skew=-10m ;; 1) skew=+10m ;; *) skew=+0 ;; esac
-export FAKETIME=$skew DONT_FAKE_MONOTONIC=1
-export LD_PRELOAD=/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"""
-"""A prelude: the agents' wall clocks differ by up to 20 minutes. Slurm's own do not: munge refuses
-credentials that are older than 5 minutes."""
+SKEW = """\
+import os, time
+skew, real = float(os.environ["SKEW"]), time.time
+time.time = lambda: real() + skew
+open(f"{os.path.dirname(__file__)}/{os.environ['SLURM_JOB_ID']}", "w").write(str(skew))
+"""
+"""Read by each Python of a job at its start: stands for a node whose clock is wrong. Slurm's own
+clocks are right: munge refuses credentials older than 5 minutes. (libfaketime would not do:
+with it, Python's time.sleep fails.)"""
 
 
 @dataclass
@@ -47,6 +50,22 @@ class Account:
         file = self.here(self.home) / "models.yaml"
         file.write_text(yaml.safe_dump(self.config, sort_keys=False))
         file.chmod(0o644)
+
+    def differ_clocks(self) -> None:
+        """From now on, wall clocks of agents differ by up to 20 minutes from each other."""
+        folder = self.here(self.home) / "skew"
+        folder.mkdir()
+        folder.chmod(0o777)
+        (folder / "sitecustomize.py").write_text(SKEW)
+        self.config["site"]["prelude"] = [
+            f"export PYTHONPATH={self.home}/skew SKEW=$(( (SLURM_JOB_ID % 3 - 1) * 600 ))"
+        ]
+        self.write_config()
+
+    def clocks(self) -> set[float]:
+        """By how many seconds agents' clocks were wrong."""
+        files = (self.here(self.home) / "skew").glob("[0-9]*")
+        return {float(file.read_text()) for file in files}
 
     def sh(
         self, command: str, *, check: bool = True, timeout: float = 120

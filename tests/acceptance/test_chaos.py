@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.acceptance.site import SKEWED, Account
+from tests.acceptance.site import Account
 from tests.acceptance.test_service import load, outcome, ready, service_account, until
 from tests.cluster.cluster import Cluster
 
@@ -34,9 +34,9 @@ WANTED = {"tiny": 2, "other": 1}
 def alice(cluster: Cluster) -> Iterator[Account]:
     made = service_account(cluster, "chaos")
     made.config["models"]["other"] = {**made.config["models"]["tiny"], "aliases": []}
-    made.config["site"]["prelude"] = [SKEWED]
     made.config["site"]["node_cache"] = {"folder": COPIES, "when": "always"}
     made.write_config(gateway={"listen": "tcp", "port": PORT})
+    made.differ_clocks()
     yield made
     made.mt("stop --all --wait 90", check=False)
     made.mt("gateway stop", check=False)
@@ -151,6 +151,7 @@ def test_it_converges_to_what_was_declared(alice: Account) -> None:
     assert alice.mt("chat tiny hello --max-tokens 2").stdout
     alice.mt("stop --all --wait 90")
     alice.assert_nothing_left()
+    assert len(alice.clocks()) >= 2
     for node in alice.cluster.nodes:
         # A node that has just come back has no such folder.
         listed = alice.cluster.run(node, ["find", COPIES, "-name", ".*"], check=False)

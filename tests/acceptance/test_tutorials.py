@@ -59,9 +59,7 @@ def test_a_service_for_your_group(cluster: Cluster) -> None:
 def test_how_many_users(cluster: Cluster) -> None:
     folder, printed, said = typed(cluster, "capacity", SHORTER)
     assert "gemma" in printed
-    assert {"requests.csv", "summary.json"} <= {
-        one.name for one in (folder / "sweep").iterdir()
-    }
+    assert {"requests.csv", "summary.json"} <= {one.name for one in (folder / "sweep").iterdir()}
     assert "requests/s" in printed + said
 
 

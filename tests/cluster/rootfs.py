@@ -16,7 +16,6 @@ COMMON_PACKAGES = (
     "iproute2",
     "iputils-ping",
     "less",
-    "libfaketime",
     "munge",
     "openssh-client",
     "openssh-server",

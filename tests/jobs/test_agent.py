@@ -47,6 +47,19 @@ def test_weights_are_read_from_the_nodes_own_disk(start_agent: StartAgent, tmp_p
         assert agent.terminate() == 0
 
 
+def test_slurms_early_signal_has_the_last_word(start_agent: StartAgent) -> None:
+    """By the times in its environment the job would go on for an hour."""
+    now = int(time.time())
+    times = {"SLURM_JOB_START_TIME": str(now), "SLURM_JOB_END_TIME": str(now + 3600)}
+    environ = {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "localhost", **times}
+    agent = start_agent(environ, early_signal_s=1)
+    agent.wait_for(State.READY)
+    agent.process.send_signal(signal.SIGURG)
+    ended = agent.wait_for(State.ENDED)
+    assert ended.cause is not None
+    assert ended.cause.code == "walltime"
+
+
 def test_from_start_to_stop(start_agent: StartAgent) -> None:
     agent = start_agent()
     ready = agent.wait_for(State.READY)
