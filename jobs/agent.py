@@ -63,6 +63,8 @@ DRAIN_SHARE = 4
 """The drain before the walltime takes at most one part in this many of it."""
 RANKS_SAY_S = 5.0
 """What another node's agent takes at most to see its engine's end and to say so."""
+SIGNAL_EARLY_S = 60.0
+"""By how much Slurm's early signal may come before its time."""
 WALLTIME_MARGIN_S = 15.0
 """Kept free before the walltime's end, beside the drain time."""
 
@@ -193,8 +195,7 @@ class Agent:
             if self._drain_reason is not None:
                 self._wakeup.wake()
             elif urged and self._ends is not None:
-                # Nobody has asked for anything, so it is Slurm's early word of the walltime.
-                self._ends = min(self._ends, time.monotonic() + early_signal_s(self._spec))
+                self._ends = corrected_end(self._ends, time.monotonic(), early_signal_s(self._spec))
 
     def _now_unix(self) -> float:
         """By the controller's clock, as far as that is known here."""
@@ -471,6 +472,16 @@ class Agent:
             clocks=self._clocks,
             engine_version=self._engine.version(target),
         )
+
+
+def corrected_end(ends: float, now: float, early_s: float) -> float:
+    """When the job ends, after a SIGURG that nobody has sent for a request: Slurm's early word of
+    the walltime, which may come up to a minute early (sbatch(1), ``--signal``).
+
+    What is expected stands unless the signal contradicts it, as after a slow prolog on a node whose
+    clock is wrong.
+    """
+    return now + early_s if now + early_s + SIGNAL_EARLY_S < ends else ends
 
 
 class _EndedError(Exception):

@@ -11,6 +11,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeltainer.jobs.agent import corrected_end
 from modeltainer.jobs.probe import Target, model_ids
 from modeltainer.registry.records import State
 from modeltainer.spec import NodeCache, Site, Source
@@ -45,6 +50,15 @@ def test_weights_are_read_from_the_nodes_own_disk(start_agent: StartAgent, tmp_p
         settings = Path(f"/proc/{engine}/environ").read_bytes()
         assert b"disk/copies/tiny.gguf-" in settings
         assert agent.terminate() == 0
+
+
+@given(st.floats(0, 60), st.floats(1, 600), st.floats(0, 1e5))
+def test_an_early_signal_that_fits_changes_nothing(
+    sooner_s: float, early_s: float, now: float
+) -> None:
+    ends = now + early_s + sooner_s  # as Slurm sends it
+    assert corrected_end(ends, now, early_s) == pytest.approx(ends)
+    assert corrected_end(ends + 61, now, early_s) == now + early_s
 
 
 def test_slurms_early_signal_has_the_last_word(start_agent: StartAgent) -> None:
