@@ -165,6 +165,8 @@ def _all(folder: Path) -> list[Batch]:
 
 
 def _read(folder: Path) -> Batch | None:
+    """What a folder holds; None when it is not there, also when it was moved meanwhile: what had
+    not been read by then would seem not to be."""
     try:
         order, _ = read_bounded(folder / "order.json", _MAX_BYTES)
         state = BatchState()
@@ -174,6 +176,7 @@ def _read(folder: Path) -> Batch | None:
         cancel_unix = None
         with contextlib.suppress(FileNotFoundError):
             cancel_unix = (folder / "cancel").stat().st_mtime
-        return Batch(msgspec.json.decode(order, type=Order), state, cancel_unix)
+        found = Batch(msgspec.json.decode(order, type=Order), state, cancel_unix)
+        return found if folder.is_dir() else None
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
