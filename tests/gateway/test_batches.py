@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -526,10 +528,15 @@ def test_no_key_starts_one_before_another_that_has_fewer(
         left -= Counter(key)
 
 
-def test_the_process_without_a_gateway_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_process_without_a_gateway_says_so(tmp_path: Path) -> None:
     config = tmp_path / "models.yaml"
     config.write_text(f"site: {{registry: {tmp_path}/r, executor: local}}\nmodels: {{}}\n")
-    assert program.main(["--config", str(config)]) == 3
-    assert "no gateway" in capsys.readouterr().err
+    done = subprocess.run(
+        [sys.executable, "-m", "modeltainer.batch", "--config", str(config)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "no gateway" in done.stderr
