@@ -266,11 +266,7 @@ class Gateway:
         )
 
     def _report(self) -> Report:
-        metrics = {
-            name: [(suffix, tuple(labels), float(value)) for suffix, labels, value in samples]
-            for name, samples in self.metrics.snapshot().items()
-        }
-        return Report(metrics, self._own_status())
+        return Report(self.metrics.snapshot(), self._own_status())
 
     def render_metrics(self) -> str:
         """The metrics of all workers, in Prometheus' text form."""

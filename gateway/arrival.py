@@ -7,6 +7,7 @@ gateway does; who then asks for the model at once must not be told that it is do
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -22,15 +23,14 @@ class Arrival:
     def __init__(self, endpoints: EndpointSet, look_soon: Callable[[], None]) -> None:
         self._endpoints, self._look_soon = endpoints, look_soon
 
-    async def wait(self, model: str) -> None:
-        """Return when the model is served, or when a look that began after this call has shown no
-        endpoint of it that is new."""
+    async def wait(self, model: str) -> bool:
+        """Whether the model is served after all: told when it is, or when a look that began after
+        this call has shown no endpoint of it that is new."""
         asked = time.monotonic()
         self._look_soon()
-        try:
+        with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._arrived(model, asked), WITHIN_S)
-        except asyncio.TimeoutError:
-            return
+        return bool(self._endpoints.table.candidates(model))
 
     async def _arrived(self, model: str, asked: float) -> None:
         endpoints = self._endpoints

@@ -10,7 +10,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 
 from modeltainer.batch.orders import Batch, BatchBook, Order
 from modeltainer.batch.rows import PATHS
@@ -22,7 +22,7 @@ from modeltainer.gateway.batch_shapes import (
     batch_object,
     page,
 )
-from modeltainer.gateway.caller import caller
+from modeltainer.gateway.caller import Key
 from modeltainer.gateway.errors import GatewayError
 from modeltainer.gateway.file_paths import find_file
 from modeltainer.registry.keys import KeyRecord
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _WINDOW = re.compile(r"([1-9]\d{0,3})(h|d)")
 _SECONDS = {"h": 3600, "d": 86400}
-Key = Annotated[KeyRecord, Depends(caller)]
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 

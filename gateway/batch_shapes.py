@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from modeltainer.batch.orders import MAX_METADATA, Batch
+from modeltainer.batch.orders import Batch
 from modeltainer.batch.stored_files import StoredFile
 from modeltainer.gateway.errors import GatewayError
 
+MAX_METADATA = 16
+"""Pairs, as OpenAI has it."""
 Name = Annotated[str, Field(max_length=64)]
 Value = Annotated[str, Field(max_length=512)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,7 +17,7 @@ from modeltainer.__about__ import __version__
 from modeltainer.gateway.admin_page import admin_page
 from modeltainer.gateway.api_schema import with_proxied
 from modeltainer.gateway.batch_paths import batch_paths
-from modeltainer.gateway.caller import caller
+from modeltainer.gateway.caller import Key
 from modeltainer.gateway.errors import GatewayError
 from modeltainer.gateway.file_paths import file_paths
 from modeltainer.gateway.routing import unknown_model
@@ -119,20 +119,20 @@ def control_app(gateway: Gateway) -> FastAPI:
         return Health(status="draining" if gateway.proxy.draining else "starting")
 
     @app.get("/v1/models")
-    async def models(key: Annotated[KeyRecord, Depends(caller)]) -> ModelList:
+    async def models(key: Key) -> ModelList:
         """Every model and alias that the key may use, up or not."""
         gateway.standing.refresh()
         return ModelList(data=[card(name) for name in allowed(key)])
 
     @app.get("/v1/models/{name:path}")
-    async def model(name: str, key: Annotated[KeyRecord, Depends(caller)]) -> ModelCard:
+    async def model(name: str, key: Key) -> ModelCard:
         """One model; its name may have slashes."""
         names = allowed(key)
         if name not in names:
             raise GatewayError(404, unknown_model(name, names), "model_not_found", param="model")
         return card(name)
 
-    def unrestricted(key: Annotated[KeyRecord, Depends(caller)]) -> None:
+    def unrestricted(key: Key) -> None:
         if key.models:
             raise GatewayError(
                 403, f"The API key {key.name!r} may not see the status", "not_allowed"

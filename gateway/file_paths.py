@@ -6,13 +6,13 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
 
 from modeltainer.batch.orders import BatchBook
 from modeltainer.batch.stored_files import FileStore, StoredFile, new_id
 from modeltainer.gateway.batch_shapes import Deleted, FileList, FileObject, file_object, page
-from modeltainer.gateway.caller import caller
+from modeltainer.gateway.caller import Key
 from modeltainer.gateway.errors import GatewayError
 from modeltainer.gateway.upload import receive_file
 from modeltainer.registry.keys import KeyRecord
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from modeltainer.gateway.settings import BatchSettings
     from modeltainer.registry.layout import Layout
 
-Key = Annotated[KeyRecord, Depends(caller)]
 Limit = Annotated[int, Query(ge=1, le=10_000)]
 
 
@@ -62,9 +61,6 @@ def file_paths(settings: BatchSettings, layout: Layout) -> APIRouter:
     router = APIRouter(tags=["batches"])
     files, book = FileStore(layout), BatchBook(layout)
 
-    async def own_file(file_id: str, key: KeyRecord) -> StoredFile:
-        return await find_file(files, file_id, key)
-
     @router.post("/v1/files", openapi_extra=_UPLOAD)
     async def upload(request: Request, key: Key) -> FileObject:
         """Take a file: a form with ``file`` and ``purpose`` (``batch``)."""
@@ -86,7 +82,7 @@ def file_paths(settings: BatchSettings, layout: Layout) -> APIRouter:
             await asyncio.to_thread(
                 files.add, file_id, part, key_id=key.id, name=name, purpose="batch"
             )
-        return file_object(await own_file(file_id, key))
+        return file_object(await find_file(files, file_id, key))
 
     @router.get("/v1/files")
     async def list_files(
@@ -100,12 +96,12 @@ def file_paths(settings: BatchSettings, layout: Layout) -> APIRouter:
     @router.get("/v1/files/{file_id}")
     async def file(file_id: str, key: Key) -> FileObject:
         """One file's description."""
-        return file_object(await own_file(file_id, key))
+        return file_object(await find_file(files, file_id, key))
 
     @router.get("/v1/files/{file_id}/content", response_class=FileResponse)
     async def content(file_id: str, key: Key) -> FileResponse:
         """A file's bytes."""
-        found = await own_file(file_id, key)
+        found = await find_file(files, file_id, key)
         return FileResponse(
             files.content(found.id), media_type="application/jsonl", filename=found.filename
         )
@@ -113,7 +109,7 @@ def file_paths(settings: BatchSettings, layout: Layout) -> APIRouter:
     @router.delete("/v1/files/{file_id}")
     async def delete(file_id: str, key: Key) -> Deleted:
         """Delete a file, unless a batch that is not over needs it."""
-        found = await own_file(file_id, key)
+        found = await find_file(files, file_id, key)
         for batch in await asyncio.to_thread(book.all_open):
             if batch.order.input_file_id == found.id:
                 message = f"{batch.order.id} reads this file; cancel it first"

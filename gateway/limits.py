@@ -153,7 +153,7 @@ class Limiter:
     def of(self, key: KeyRecord, now: float) -> KeyLimits | None:
         """A key's state; None when it has no limits. Key files never change, so an id's limits do
         not either."""
-        if not (key.rpm or key.tpm or key.concurrent):
+        if not key.limited:
             return None
         found = self._by_key.get(key.id)
         if found is None:

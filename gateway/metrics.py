@@ -11,7 +11,7 @@ import operator
 import os
 import resource
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 PREFIX = "modeltainer_gateway_"
 OTHER = "other"
@@ -23,7 +23,7 @@ _GAPS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1,
 
 Sample = tuple[str, Sequence[str], float]
 """Suffix of the name, label values, value."""
-Snapshot = Mapping[str, Sequence[Sample]]
+Snapshot = dict[str, list[tuple[str, tuple[str, ...], float]]]
 """Samples by the family's name."""
 
 
@@ -215,7 +215,12 @@ class Metrics:
 
     def snapshot(self) -> Snapshot:
         """All values by family, for other workers."""
-        return {one.name: list(one.samples()) for one in self.families}
+        return {
+            one.name: [
+                (suffix, tuple(labels), float(value)) for suffix, labels, value in one.samples()
+            ]
+            for one in self.families
+        }
 
     def render_together(self, alive: Sequence[Snapshot], ended: Sequence[Snapshot]) -> str:
         """This worker's values and those of others, as text. Of workers that have ended, what only

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,8 @@ ENDED = "ended-"
 class Report:
     """One worker's word."""
 
-    metrics: dict[str, list[tuple[str, tuple[str, ...], float]]]
-    """Samples by the family's name."""
-    status: dict[str, Any] = field(default_factory=dict)
+    metrics: Snapshot
+    status: dict[str, Any]
     """As ``/admin/status`` has it."""
 
 
@@ -59,7 +58,7 @@ class Peers:
         alive: list[Report] = []
         ended: list[Snapshot] = []
         for name in sorted(os.listdir(self._folder)):
-            if name == self._own.name or not name.endswith(".json") or name.startswith("."):
+            if name == self._own.name or not name.endswith(".json"):
                 continue
             with contextlib.suppress(OSError, msgspec.MsgspecError):
                 data, _ = read_bounded(self._folder / name, MAX_BYTES)

@@ -261,9 +261,8 @@ class Proxy:
         if exchange.affinity is None and self._settings.routing == "prefix":
             exchange.affinity = prefix_key(body)
         self._reserve(exchange, key, body)
-        if not self._endpoints.table.candidates(model):
-            await self._arrival.wait(model)
-        down = not self._endpoints.table.candidates(model)
+        served = self._endpoints.table.candidates(model) or await self._arrival.wait(model)
+        down = not served
         may_wait = down and await self._cold_start.admit(model)
         self._book.begin(model, waits=down)
         try:

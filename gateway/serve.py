@@ -23,8 +23,10 @@ from modeltainer.gateway.address import GatewayAddress
 from modeltainer.gateway.app import Gateway, build
 from modeltainer.gateway.companion_process import CompanionProcess, batches, reconciler
 from modeltainer.gateway.dispatch import receive
+from modeltainer.gateway.limits import AnyLimiter
 from modeltainer.gateway.listening import CannotStartError, bind, take_lock
 from modeltainer.gateway.log import JsonLog, ServerLogHandler
+from modeltainer.gateway.peers import Peers
 from modeltainer.gateway.settings import GatewaySettings
 from modeltainer.gateway.timed_connection import TimedProtocol
 from modeltainer.registry.layout import Layout
@@ -80,8 +82,9 @@ class GatewayServer(uvicorn.Server):
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
 
-        def closed() -> None:
+        def closed() -> None:  # the supervisor is gone
             loop.remove_reader(channel)
+            self.end()
 
         loop.add_reader(channel, receive, channel, take, closed)
 
@@ -151,7 +154,7 @@ def serve(
         ConfigError: models.yaml cannot be used.
         OSError: the registry or the log cannot be written.
     """
-    from modeltainer.config.load import find, load, user_folder
+    from modeltainer.config.load import load
 
     log = JsonLog(log_file)
     lock = take_lock(layout)
@@ -159,7 +162,11 @@ def serve(
         raise AlreadyRunningError(_already_running(state.read(layout)))
     token = f"mto-{secrets.token_urlsafe(32)}"
     try:
-        load(config_file)
+        gateway = None
+        if settings.workers > 1:
+            load(config_file)  # each worker will; its faults are told here, once
+        else:
+            gateway = gateway_of(settings, layout, config_file, log, token)
         layout.create()
         _raise_file_limit()
         core_files.forbid()
@@ -179,7 +186,7 @@ def serve(
                 if announce is not None:
                     announce(address)
 
-            if settings.workers > 1:
+            if gateway is None:
                 from modeltainer.gateway.supervisor import Supervisor
 
                 supervisor = Supervisor(
@@ -187,15 +194,6 @@ def serve(
                 )
                 supervisor.run(tell, companions)
             else:
-                gateway = build(
-                    settings,
-                    layout,
-                    lambda: load(config_file),
-                    log=log,
-                    owner_token=token,
-                    config_files=(config_file or find(), user_folder(os.environ) / "site.yaml"),
-                )
-                route_server_log(log)
                 run(gateway, [listener], tell, companions)
         finally:
             state.remove(layout, address)
@@ -208,6 +206,37 @@ def serve(
         os.close(lock)
 
 
+def gateway_of(
+    settings: GatewaySettings,
+    layout: Layout,
+    config_file: Path | None,
+    log: JsonLog,
+    owner_token: str,
+    *,
+    peers: Peers | None = None,
+    limiter: AnyLimiter | None = None,
+) -> Gateway:
+    """The gateway of this process; arguments as of :func:`serve` and :func:`build`.
+
+    Raises:
+        ConfigError: models.yaml cannot be used.
+    """
+    from modeltainer.config.load import find, load, user_folder
+
+    gateway = build(
+        settings,
+        layout,
+        lambda: load(config_file),
+        log=log,
+        owner_token=owner_token,
+        config_files=(config_file or find(), user_folder(os.environ) / "site.yaml"),
+        peers=peers,
+        limiter=limiter,
+    )
+    _route_server_log(log)
+    return gateway
+
+
 def run(
     gateway: Gateway,
     listeners: list[socket.socket],
@@ -215,14 +244,12 @@ def run(
     companions: Sequence[CompanionProcess] = (),
     *,
     channel: socket.socket | None = None,
-    until: Callable[[Callable[[], None]], None] | None = None,
 ) -> None:
     """Run the server, and its companions beside it, on uvloop until it ends.
 
     Args:
         announce: called when it listens.
         channel: as for :class:`GatewayServer`.
-        until: is given what ends the server, for it to be called from any thread.
     """
     import uvloop
 
@@ -243,12 +270,6 @@ def run(
         loop.add_signal_handler(signal.SIGTERM, server.end)
         loop.add_signal_handler(signal.SIGINT, server.end)
         loop.add_signal_handler(signal.SIGHUP, reload)
-        if until is not None:
-
-            def end() -> None:
-                loop.call_soon_threadsafe(server.end)
-
-            until(end)
         announce()
         kept = [loop.create_task(one.run()) for one in companions]
         await server.serve(sockets=listeners)
@@ -300,8 +321,7 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def route_server_log(log: JsonLog) -> None:
-    """Have the HTTP server's own messages in the same log."""
+def _route_server_log(log: JsonLog) -> None:
     for name in ("uvicorn.error", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers = [ServerLogHandler(log)]

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MAX_WORKERS = 64
+
 
 class ColdStartSettings(BaseModel):
     """What happens to a request for a model that is down. Times in seconds."""
@@ -99,7 +101,7 @@ class GatewaySettings(BaseModel):
     poll_interval: Annotated[float, Field(gt=0, le=60)] = 1.0
     """Between two looks at the registry."""
 
-    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
     """Processes that share the work: one core passes on about 10,000 tokens a second. Keys' limits
     hold over all of them and metrics are their sums, but each chooses among replicas by itself."""
     tracing: bool = False

@@ -24,9 +24,9 @@ from modeltainer.gateway.limits import (
     Refusal,
     Reservation,
 )
+from modeltainer.gateway.settings import MAX_WORKERS
 from modeltainer.registry.keys import KeyRecord
 
-MAX_WORKERS = 64
 KEYS = 4096
 """Keys with limits that one gateway can hold; those beyond have limits of each worker."""
 _HEAD = struct.Struct("=16s4d")
@@ -66,7 +66,7 @@ class SharedLimiter(AnyLimiter):
         self._beyond = Limiter()
 
     def of(self, key: KeyRecord, now: float) -> Limits | None:
-        if not (key.rpm or key.tpm or key.concurrent):
+        if not key.limited:
             return None
         found = self._known.get(key.id)
         if found is None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -24,13 +23,14 @@ from pathlib import Path
 from modeltainer.jobs.engines.base import cache_environment
 from modeltainer.jobs.mounts import MEMORY, NETWORK, filesystem_of
 from modeltainer.spec import LaunchSpec, NodeCache, Source
+from modeltainer.weights.gguf_shape import parts
 from modeltainer.weights.hub_cache import find_snapshot, hub_folders
+from modeltainer.weights.safetensors import INDEX, BadSafetensorsError, weight_files
 
 PIECE = 16 * 1024 * 1024
 SPARE_BYTES = 2 * 1024**3
 """Left free on the disk for all else that runs on the node."""
 _GIB = 1024**3
-_PART_OF = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
 class NotStagedError(Exception):
@@ -47,7 +47,9 @@ class Original:
 
     path: Path
     files: tuple[tuple[str, int, int], ...]
-    """Below ``path``'s folder (or ``path``, if that is one): name, bytes, mtime in ns."""
+    """Below ``root``: name, bytes, mtime in ns."""
+    root: Path
+    """``path`` if it is a folder, else the folder it is in."""
 
     @property
     def bytes(self) -> int:
@@ -60,11 +62,6 @@ class Original:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.path.name)[:60] or "files"
         identity = repr((str(self.path), self.files)).encode()
         return f"{name}-{hashlib.sha256(identity).hexdigest()[:16]}"
-
-    @property
-    def root(self) -> Path:
-        """Where :attr:`files` are."""
-        return self.path if self.path.is_dir() else self.path.parent
 
 
 def original(path: Path) -> Original:
@@ -81,14 +78,11 @@ def original(path: Path) -> Original:
         ]
         root = path
     else:
-        root, split = path.parent, _PART_OF.search(path.name)
-        names = [path.name]
-        if split is not None:
-            stem = path.name[: split.start()]
-            count = int(split[1])
-            names = [f"{stem}-{part:05}-of-{split[1]}.gguf" for part in range(1, count + 1)]
+        names = [part.name for part in parts(path)]
+        root = path.parent
     stats = [(name, (root / name).stat()) for name in sorted(names)]
-    return Original(path, tuple((name, one.st_size, one.st_mtime_ns) for name, one in stats))
+    files = tuple((name, one.st_size, one.st_mtime_ns) for name, one in stats)
+    return Original(path, files, root)
 
 
 class Stage:
@@ -147,7 +141,7 @@ class Stage:
 
     def _copy(self, found: Original) -> Path:
         entry = self._folder / found.entry
-        result = entry if found.path.is_dir() else entry / found.path.name
+        result = entry if found.root == found.path else entry / found.path.name
         while True:
             shared = self._lock(found.entry, alone=False)
             if entry.is_dir():
@@ -286,9 +280,9 @@ def _is_whole(folder: Path) -> bool:
     """Whether a snapshot has its configuration and every file of its weights."""
     if not (folder / "config.json").exists():
         return False
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        index = json.loads((folder / "model.safetensors.index.json").read_text())
-        return all((folder / name).exists() for name in set(index["weight_map"].values()))
+    if (folder / INDEX).exists():
+        with contextlib.suppress(OSError, BadSafetensorsError):
+            return all(file.exists() for file in weight_files(folder))
     return (folder / "model.safetensors").exists()
 
 

@@ -7,15 +7,18 @@ login nodes that share a registry, one works and the others wait.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
-import signal
 import sys
-import threading
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from modeltainer.companion import (
+    LEASE_RENEW_S,
+    LEASE_STALE_S,
+    config_option,
+    say,
+    told_to_end,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -23,14 +26,10 @@ if TYPE_CHECKING:
     from modeltainer.batch.orders import Order
     from modeltainer.gateway.address import GatewayAddress
 
-LEASE_RENEW_S, LEASE_STALE_S = 3.0, 30.0
-
 
 def main(argv: list[str] | None = None) -> int:
     """Work until there is nothing to do; exit code 2: bad configuration, 3: no gateway here."""
-    parser = argparse.ArgumentParser(prog="python -m modeltainer.batch", description=__doc__)
-    parser.add_argument("--config", type=Path, help="models.yaml; found as mt-submit does if unset")
-    options = parser.parse_args(argv)
+    config_file = config_option("modeltainer.batch", __doc__, argv)
 
     from modeltainer.apptainer.lock import shared_lock
     from modeltainer.batch.orders import BatchBook
@@ -40,18 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     from modeltainer.gateway import address
     from modeltainer.registry.layout import Layout
 
-    over = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: over.set())
-
-    def until_closed() -> None:
-        while os.read(0, 4096):
-            pass
-        over.set()
-
-    threading.Thread(target=until_closed, name="stdin", daemon=True).start()
+    over = told_to_end()
     try:
-        config = load(options.config)
+        config = load(config_file)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -69,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         with shared_lock(
-            layout.open_batches.parent / "batches.lock",
+            layout.batches / "batches.lock",
             cancelled=nothing_to_do,
             renew_s=LEASE_RENEW_S,
             stale_s=LEASE_STALE_S,
@@ -104,11 +94,6 @@ def client(gateway: GatewayAddress, order: Order) -> httpx.AsyncClient:
         event_hooks={"response": [refused]},
         trust_env=False,
     )
-
-
-def say(line: str) -> None:
-    """One line with the time, flushed."""
-    print(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}", flush=True)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,6 @@ from modeltainer.registry.atomic import read_bounded, write_whole
 from modeltainer.registry.layout import Layout
 
 BATCH_ID = re.compile(r"batch_[a-z0-9]{24}")
-MAX_METADATA = 16
-"""Pairs, as OpenAI has it; names up to 64 characters, values up to 512."""
 _MAX_BYTES = 256 * 1024
 
 Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired",
@@ -97,11 +95,12 @@ class BatchBook:
     """The batches of one registry. All methods may raise OSError."""
 
     def __init__(self, layout: Layout) -> None:
+        self._root = layout.batches
         self._open, self._ended = layout.open_batches, layout.ended_batches
 
     def place(self, order: Order) -> None:
         """Write a new order."""
-        for folder in (self._open.parent, self._open, self._ended):
+        for folder in (self._root, self._open, self._ended):
             folder.mkdir(mode=0o700, exist_ok=True)
         staging = self._open / f".{order.id}"
         staging.mkdir(mode=0o700)

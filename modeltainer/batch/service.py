@@ -135,7 +135,7 @@ class BatchService:
         await self._note(order, state)
         self._say(f"{order.id}: {len(rows)} rows for {order.endpoint}")
         with await asyncio.to_thread(Results, self._book.folder(order.id) / "output.jsonl") as out:
-            state, outcome = await self._work(order, state, rows, out, stop)
+            outcome = await self._work(order, state, rows, out, stop)
             if outcome == "expired":
                 for row in rows:
                     if row.custom_id not in out.done:
@@ -169,7 +169,7 @@ class BatchService:
         rows: Sequence[BatchRow],
         out: Results,
         stop: Stop,
-    ) -> tuple[BatchState, Status]:
+    ) -> Status:
         latest = Progress(total=len(rows))
 
         def look(progress: Progress) -> None:
@@ -192,8 +192,8 @@ class BatchService:
                         await self._note(order, state)
                 if work.done():
                     work.result()
-                    return state, "completed"
-                return state, stop.outcome
+                    return "completed"
+                return stop.outcome
             finally:
                 for task in (work, stopped):
                     task.cancel()

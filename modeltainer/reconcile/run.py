@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from modeltainer import service
 from modeltainer.apptainer.lock import shared_lock
+from modeltainer.companion import LEASE_RENEW_S, LEASE_STALE_S
 from modeltainer.reconcile.decide import Cancel, Drain, Forget, Plan, Submit, decide
 from modeltainer.reconcile.demand import DemandReader
 from modeltainer.reconcile.learn import failed
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 STEP_S = 2.0
 """Between two looks at the registry; the scheduler is asked far less often."""
-LEASE_RENEW_S, LEASE_STALE_S = 3.0, 30.0
 WALLTIME_RESERVE_S = 15.0
 """Beside its drain time, what an agent keeps free before its walltime (jobs/agent.py)."""
 TIDY_EVERY_S = 10.0

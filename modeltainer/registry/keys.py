@@ -46,6 +46,11 @@ class KeyRecord:
     """Requests at once."""
     schema: int = KEY_SCHEMA
 
+    @property
+    def limited(self) -> bool:
+        """Whether it has any limit but its models and its time."""
+        return bool(self.rpm or self.tpm or self.concurrent)
+
     def allows(self, model: str) -> bool:
         """Whether a model of this name in models.yaml may be used."""
         return not self.models or model in self.models

@@ -49,12 +49,16 @@ class Layout:
         return self.gateway / "files"
 
     @property
+    def batches(self) -> Path:
+        return self.gateway / "batches"
+
+    @property
     def open_batches(self) -> Path:
-        return self.gateway / "batches" / "open"
+        return self.batches / "open"
 
     @property
     def ended_batches(self) -> Path:
-        return self.gateway / "batches" / "ended"
+        return self.batches / "ended"
 
     @property
     def deployments(self) -> Path:

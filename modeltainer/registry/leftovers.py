@@ -18,7 +18,7 @@ from pathlib import Path
 from modeltainer.registry.atomic import Version, version
 from modeltainer.registry.endpoints import Sighting
 from modeltainer.registry.layout import LAUNCH_ID, Layout
-from modeltainer.registry.records import State
+from modeltainer.registry.records import Endpoint, State
 
 STILL_S = 120.0
 
@@ -41,8 +41,11 @@ class Leftovers:
         """
         now = self._clock()
         since: dict[Path, tuple[Version, float]] = {}
-        found = [*self._endings(sightings)]
-        for path in self._suspects(sightings):
+        gone = [one.endpoint for one in sightings if self._is_gone(one.endpoint.launch_id)]
+        # An agent that has said its last word writes no more; others may only be slow.
+        found = [self._file(one) for one in gone if one.state is State.ENDED]
+        still = [self._file(one) for one in gone if one.state is not State.ENDED]
+        for path in [*still, *self._half_made()]:
             try:
                 seen = version(path.lstat())
             except FileNotFoundError:
@@ -54,16 +57,10 @@ class Leftovers:
         self._since = since
         return found
 
-    def _endings(self, sightings: list[Sighting]) -> Iterator[Path]:
-        """Files of agents that have said their last word, for launches that are gone."""
-        for one in sightings:
-            if one.endpoint.state is State.ENDED and self._is_gone(one.endpoint.launch_id):
-                yield self._layout.endpoints / f"{one.endpoint.key}.json"
+    def _file(self, endpoint: Endpoint) -> Path:
+        return self._layout.endpoints / f"{endpoint.key}.json"
 
-    def _suspects(self, sightings: list[Sighting]) -> Iterator[Path]:
-        for one in sightings:
-            if self._is_gone(one.endpoint.launch_id):
-                yield self._layout.endpoints / f"{one.endpoint.key}.json"
+    def _half_made(self) -> Iterator[Path]:
         for name in _names(self._layout.launches):
             if LAUNCH_ID.fullmatch(name) and not self._layout.spec(name).exists():
                 yield self._layout.launches / name

@@ -29,7 +29,7 @@ def read_gguf(path: Path) -> ModelShape:
         OSError: it cannot be read.
     """
     headers = []
-    for part in _parts(path):
+    for part in parts(path):
         try:
             headers.append(read_header(part))
         except FileNotFoundError as error:
@@ -128,7 +128,8 @@ def _windowed_layers(header: GgufHeader, architecture: str, layers: int) -> list
     return [bool(every) and (at + 1) % every != 0 for at in range(layers)]
 
 
-def _parts(path: Path) -> list[Path]:
+def parts(path: Path) -> list[Path]:
+    """All files of a model, of which the first is given; there or not."""
     found = _SHARD.search(path.name)
     if found is None:
         return [path]

@@ -104,7 +104,7 @@ def read_folder(folder: Path) -> Weights | None:
         BadSafetensorsError: a file is damaged, or one that the index names is not there.
         OSError: a file cannot be read.
     """
-    files = _files(folder)
+    files = weight_files(folder)
     if not files:
         return None
     by_dtype: dict[str, int] = {}
@@ -119,7 +119,13 @@ def read_folder(folder: Path) -> Weights | None:
     return Weights(sum(by_dtype.values()), elements, tuple(order), len(files))
 
 
-def _files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The files that have a model's weights, there or not.
+
+    Raises:
+        BadSafetensorsError: its index cannot be used.
+        OSError: it cannot be read.
+    """
     index = folder / INDEX
     if index.exists():
         if index.stat().st_size > MAX_INDEX_BYTES:

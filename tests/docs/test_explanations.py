@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from modeltainer import companion
 from modeltainer.gateway.settings import ColdStartSettings
 from modeltainer.jobs import agent, lifecycle
 from modeltainer.reconcile import decide, run
@@ -17,8 +18,8 @@ SAID = {
         f"in its endpoint file every {Endpoint.period_s:g} s",
         f"After {LEASE_PERIODS} periods ({LEASE_PERIODS * Endpoint.period_s:g} s)",
         f"at most {MAX_RECORD_BYTES // 1024} KiB",
-        f"every {run.LEASE_RENEW_S:g} s",
-        f"stands still for {run.LEASE_STALE_S:g} s",
+        f"every {companion.LEASE_RENEW_S:g} s",
+        f"stands still for {companion.LEASE_STALE_S:g} s",
         f"within {decide.UNSUBMITTED_GRACE_S:g} s",
     ],
     "handover": [
