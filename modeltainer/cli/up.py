@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -109,10 +111,11 @@ def command(
         rows = keep_up(invocation, wanted, replicas, bounds, overrides, quiet=as_json)
     else:
         rows = _submit(specs, config)
-    if not as_json:
-        note("\n".join(f"submitted {row.launch_id} as {_where(row)}" for row in rows))
-    if wait:
-        rows = _wait(rows, config, timeout)
+    with _running_on(rows):
+        if not as_json:
+            note("\n".join(f"submitted {row.launch_id} as {_where(row)}" for row in rows))
+        if wait:
+            rows = _wait(rows, config, timeout)
     if as_json:
         echo_json([row.to_json() for row in rows])
     if wait:
@@ -147,11 +150,18 @@ def _wait(rows: list[Row], config: Config, timeout: int | None) -> list[Row]:
     from modeltainer import service
     from modeltainer.cli.progress import shown
 
-    ids = [row.launch_id for row in rows]
+    with shown() as changed:
+        ids = [row.launch_id for row in rows]
+        return service.wait(ids, config=config, timeout_s=timeout, on_change=changed)
+
+
+@contextmanager
+def _running_on(rows: list[Row]) -> Iterator[None]:
+    """Ctrl-C in here ends the command only; it is told what goes on without it."""
     try:
-        with shown() as changed:
-            return service.wait(ids, config=config, timeout_s=timeout, on_change=changed)
+        yield
     except KeyboardInterrupt:
+        ids = [row.launch_id for row in rows]
         raise Interrupted(
             f"no longer waiting; still there: {', '.join(ids)}",
             f"mt-submit ls shows {'it' if len(ids) == 1 else 'them'}, "
