@@ -48,6 +48,8 @@ class Replica:
     silent_s: float = 0.0
     in_flight: int = 0
     gpus: int = 0
+    spare: bool = False
+    """Beyond the minimum, in a partition where it may be preempted."""
     submitted_unix: float = 0.0
     cause: Cause | None = None
     asked: bool = False
