@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from modeltainer.hpc.gres import Gres
 from modeltainer.hpc.hostlist import expand
+from modeltainer.hpc.shards import Share, free_shards, smallest_share
 from modeltainer.hpc.snapshot import Node, Partition, Snapshot
 from modeltainer.spec import Placement, Resources
 
@@ -41,6 +42,15 @@ class _Candidate:
     partition: Partition
     node: Node
     gpu: Gres | None
+    share: Share | None = None
+    """Of one such GPU; None: all of them that are wanted."""
+
+    @property
+    def gpu_mib(self) -> int | None:
+        """Memory of what one process would have, MiB; None where it is not known."""
+        if self.share is not None:
+            return self.share.memory_mib
+        return None if self.gpu is None else self.gpu.memory_mib
 
 
 def place(
@@ -52,7 +62,8 @@ def place(
     only if nothing there fits, the cluster's default and then the others. A GPU type that is named
     is taken as it is, slice or not; else ``mig=False`` keeps whole GPUs, ``True`` allows slices for
     a single GPU (several slices cannot work on one model together: NCCL does not cross them), and a
-    profile demands it in whatever spelling the site has.
+    profile demands it in whatever spelling the site has. ``shared`` allows a share of a GPU, which
+    is what then wins where there are shards, being smaller than the whole.
 
     Raises:
         PlacementError: nothing fits.
@@ -70,7 +81,11 @@ def place(
     best = min(fitting, key=lambda one: _preference(one, resources, order, chosen))
     reasons = _reasons(best, fitting, resources, fallen_back, bool(partitions_preferred))
     return Placement(
-        best.partition.name, _gres(best, snapshot, resources), resources.walltime_s, reasons
+        best.partition.name,
+        _gres(best, snapshot, resources),
+        resources.walltime_s,
+        reasons,
+        best.share.fraction if best.share is not None else None,
     )
 
 
@@ -119,10 +134,11 @@ def _fitting(
             "take another partition, or ask the site when it is back",
         )
     left = [
-        _Candidate(partition, node, gpu)
+        _Candidate(partition, node, gpu, share)
         for partition in up
         for node in snapshot.nodes_of(partition)
         for gpu in (_gpus(node) if resources.gpus else (None,))
+        for share in (None, *_shares(node, gpu, resources))
     ]
     if not left:
         raise PlacementError("no-gpus", f"partition {names} has no GPUs", _where_gpus_are(snapshot))
@@ -131,6 +147,13 @@ def _fitting(
         if not left:
             raise refusal(before)
     return _on_enough_nodes(left, resources) if resources.nodes > 1 else left
+
+
+def _shares(node: Node, gpu: Gres | None, resources: Resources) -> tuple[Share, ...]:
+    if gpu is None or not resources.shared:
+        return ()
+    found = smallest_share(node, gpu, resources.gpu_memory_mib or 0)
+    return () if found is None else (found,)
 
 
 def _on_enough_nodes(fitting: Sequence[_Candidate], resources: Resources) -> list[_Candidate]:
@@ -330,6 +353,8 @@ def _free_now(one: _Candidate, resources: Resources) -> bool:
         return False
     if one.gpu is None:
         return True
+    if one.share is not None:
+        return free_shards(one.node) >= one.share.shards
     left = sum(gpu.count for gpu in one.node.gres_free if gpu.type == one.gpu.type and gpu.is_gpu)
     return left >= resources.gpus
 
@@ -338,7 +363,7 @@ def _preference(
     one: _Candidate, resources: Resources, order: Sequence[str], chosen: frozenset[str]
 ) -> tuple[bool, bool, bool, int, bool, bool, int]:
     """Smaller is better."""
-    size = None if one.gpu is None else one.gpu.memory_mib
+    size = one.gpu_mib
     # A CPU job leaves GPU nodes to those who need them.
     waste = bool(_gpus(one.node)) if one.gpu is None else False
     by_size = 0 if _untyped(resources) else (size or 0)
@@ -358,6 +383,8 @@ def _preference(
 def _gres(best: _Candidate, snapshot: Snapshot, resources: Resources) -> str | None:
     if best.gpu is None:
         return None
+    if best.share is not None:
+        return best.share.option
     everywhere = [gpu for node in snapshot.nodes_of(best.partition) for gpu in _gpus(node)]
     alike = resources.nodes == 1 or len({gpu.type for gpu in everywhere}) == 1
     if _untyped(resources) and alike and not any(gpu.is_mig for gpu in everywhere):
@@ -394,7 +421,9 @@ def _reasons(
     same = [
         one
         for one in fitting
-        if one.partition is partition and (best.gpu is None or _gpu(one).type == best.gpu.type)
+        if one.partition is partition
+        and one.share == best.share
+        and (best.gpu is None or _gpu(one).type == best.gpu.type)
     ]
     free = sorted({one.node.name for one in same if _free_now(one, resources)})
     if len(free) >= resources.nodes:
@@ -417,6 +446,15 @@ def _gpu_reasons(
     kind = (
         f"MIG slice {gpu.profile or gpu.type}" if gpu.is_mig else f"GPU {gpu.type or '(no type)'}"
     )
+    if best.share is not None:
+        share = best.share
+        yield (
+            f"{share.shards} of {share.of} shards of a {kind} ({_gib(share.memory_mib)} of "
+            f"{_gib(gpu.memory_mib or 0)}): other jobs may have the rest"
+        )
+        return
+    if resources.shared:
+        yield "not shared: nothing that is smaller is divided into shards (or shown to be)"
     if resources.gpu_type is not None:
         yield f"{kind}: the type asked for"
     elif isinstance(resources.mig, str):

@@ -48,6 +48,8 @@ class Resources:
     """A GRES type as the site spells it (``a100``, ``a100_1g.10gb``); None: placement chooses."""
     mig: bool | str = False
     """May (True), must not (False) use a MIG slice, or must use this profile (``"1g.10gb"``)."""
+    shared: bool = False
+    """A share of a GPU will do, beside other jobs' shares."""
     cpus: int = 4
     memory_mib: int | None = None
     walltime_s: int = 4 * 3600
@@ -69,6 +71,8 @@ class Placement:
     """As ``--gres`` takes it, e.g. ``gpu:a100_1g.10gb:1``; None for a CPU job."""
     walltime_s: int
     reasons: tuple[str, ...] = ()
+    share: float | None = None
+    """Of one GPU, by Slurm's shards; None where the job has its GPUs or slices for itself."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -20,7 +21,7 @@ from modeltainer.jobs.engines.base import (
 from modeltainer.jobs.engines.options import to_arguments
 from modeltainer.jobs.probe import NotYetError, Target
 from modeltainer.sizing.fit import utilization
-from modeltainer.spec import Placement, Resources
+from modeltainer.spec import LaunchSpec, Resources
 
 CONFIG_FILE = "vllm.yaml"
 """Its content is JSON, which is YAML too."""
@@ -63,9 +64,9 @@ class Vllm:
         argv += _parallelism(spec.resources, options)
         if start.rank is not None:
             argv += _rank_options(start.rank, given)
-        memory = _slice_memory_mib(spec.placement)
-        if memory is not None and not {"gpu-memory-utilization", "kv-cache-memory-bytes"} & given:
-            argv += ["--gpu-memory-utilization", f"{utilization(memory):.2f}"]
+        share = _memory_share(spec)
+        if share is not None and not {"gpu-memory-utilization", "kv-cache-memory-bytes"} & given:
+            argv += ["--gpu-memory-utilization", f"{share:.2f}"]
         argv += to_arguments(options, lists="spread")
         env = {
             **cache_environment(spec.site.cache, spec.engine),
@@ -146,11 +147,19 @@ def _rank_options(rank: Rank, given: Collection[str]) -> list[str]:
     return [*argv, "--headless"] if rank.number else argv
 
 
-def _slice_memory_mib(placement: Placement | None) -> int | None:
-    """Memory of the MIG slice that the job was placed on; None on whole GPUs.
+def _memory_share(spec: LaunchSpec) -> float | None:
+    """The fraction of the device's memory that vLLM may take; None leaves it to its default.
 
-    vLLM's default share leaves too little for the CUDA context on a small slice, and what NVML
-    reports there is the parent's memory.
+    On a MIG slice the default leaves too little for the CUDA context, and what NVML reports there
+    is the parent's memory. On a share of a GPU, the fraction is of the whole GPU and for this
+    instance alone (vllm/config/cache.py, ``gpu_memory_utilization``).
     """
-    asked = parse_gres(placement.gres) if placement else ()
-    return next((usable_mib(one.type) for one in asked if one.is_mig), None)
+    placement = spec.placement
+    if placement is None:
+        return None
+    if placement.share is not None:
+        mine = spec.resources.gpu_memory_mib or 0
+        return max(0.01, math.floor(placement.share * utilization(mine) * 100) / 100)
+    sizes = (usable_mib(one.type) for one in parse_gres(placement.gres) if one.is_mig)
+    size = next(sizes, None)
+    return None if size is None else utilization(size)

@@ -40,6 +40,7 @@ class Overrides:
     gpu_type: str | None = None
     gpu_memory_mib: int | None = None
     mig: bool | str | None = None
+    shared: bool | None = None
     cpus: int | None = None
     memory_mib: int | None = None
     walltime_s: int | None = None
@@ -239,6 +240,7 @@ def _resources(config: Config, section: ModelSection, overrides: Overrides) -> R
         "gpu_type": overrides.gpu_type,
         "gpu_memory": overrides.gpu_memory_mib,
         "mig": overrides.mig,
+        "shared": overrides.shared,
         "cpus": overrides.cpus,
         "memory": overrides.memory_mib,
         "walltime": overrides.walltime_s,
@@ -253,14 +255,15 @@ def _resources(config: Config, section: ModelSection, overrides: Overrides) -> R
         merged.setdefault("account", at.account)
         merged.setdefault("qos", at.qos)
     asks_gpu = section.engine == "vllm" or any(
-        merged.get(name) for name in ("gpu_memory", "gpu_type", "mig")
+        merged.get(name) for name in ("gpu_memory", "gpu_type", "mig", "shared")
     )
-    return Resources(
+    found = Resources(
         nodes=merged.get("nodes", 1),
         gpus=merged.get("gpus", 1 if asks_gpu else 0),
         gpu_memory_mib=merged.get("gpu_memory"),
         gpu_type=merged.get("gpu_type"),
         mig=merged.get("mig", False),
+        shared=merged.get("shared", False),
         cpus=merged.get("cpus", DEFAULT_CPUS),
         memory_mib=merged.get("memory"),
         walltime_s=merged.get("walltime", DEFAULT_WALLTIME_S),
@@ -270,6 +273,32 @@ def _resources(config: Config, section: ModelSection, overrides: Overrides) -> R
         constraint=merged.get("constraint"),
         nodelist=merged.get("nodelist"),
     )
+    if found.shared:
+        _check_shared(found)
+    return found
+
+
+def _check_shared(wanted: Resources) -> None:
+    """A share is of one GPU, and somebody must have said how large.
+
+    Raises:
+        CannotLaunchError: it is not so.
+    """
+    if wanted.gpus != 1 or wanted.nodes != 1:
+        raise CannotLaunchError(
+            f"resources.shared is for a share of one GPU, not for {wanted.gpus} on "
+            f"{wanted.nodes} node(s); leave shared out, or ask for gpus: 1"
+        )
+    if isinstance(wanted.mig, str):
+        raise CannotLaunchError(
+            f"resources.shared and the MIG profile {wanted.mig} exclude each other; mig: true "
+            "beside shared takes whichever is smaller"
+        )
+    if wanted.gpu_memory_mib is None:
+        raise CannotLaunchError(
+            "resources.shared needs resources.gpu_memory (--gpu-memory): how much of the GPU is to "
+            "be this model's; mt-submit size MODEL says what it needs"
+        )
 
 
 def _image(config: Config, section: ModelSection, resources: Resources) -> str:

@@ -146,6 +146,9 @@ class ResourcesSection(Section):
     """A GRES type as the site spells it (``a100``); left out, placement chooses."""
     mig: bool | Annotated[str, StringConstraints(pattern=r"^\d+g\.\d+gb(\+me)?$")] | None = None
     """``true``: a MIG slice will do, ``false``: whole GPUs only, ``"1g.10gb"``: this profile."""
+    shared: bool | None = None
+    """``true``: a share of a GPU will do, where the site has divided its GPUs into shards. Needs
+    ``gpu_memory``, which the engine keeps to; Slurm does not see to it that others do."""
     cpus: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU cores of the job."""
     memory: MemoryMiB | None = None

@@ -143,3 +143,18 @@ def test_several_nodes_need_slurm_and_vllm(tmp_path: Path) -> None:
         launch_spec(llama, "m", 0, executor="slurm")
     one = launch_spec(config(VLLM), "m", 0, executor="slurm", overrides=Overrides(nodes=3))
     assert one.resources.nodes == 3
+
+
+@pytest.mark.parametrize(
+    ("resources", "says"),
+    [
+        ({"gpus": 2, "gpu_memory": "8G"}, "a share of one GPU, not for 2"),
+        ({"nodes": 2, "gpu_memory": "8G"}, r"on 2 node\(s\)"),
+        ({"mig": "1g.10gb", "gpu_memory": "8G"}, "exclude each other"),
+        ({}, r"needs resources\.gpu_memory"),
+    ],
+)
+def test_a_share_is_of_one_gpu_and_of_a_size(resources: dict[str, Any], says: str) -> None:
+    chosen = config({**VLLM, "resources": {"shared": True, **resources}})
+    with pytest.raises(CannotLaunchError, match=says):
+        launch_spec(chosen, "m", 0, executor="slurm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from modeltainer.jobs.engines.base import EngineStart, Rank
 from modeltainer.jobs.engines.vllm import Vllm
-from modeltainer.spec import Resources, Site, Source
+from modeltainer.spec import Placement, Resources, Site, Source
 from tests.launch_spec import launch_spec
 
 HEAD = Rank(0, 2, "10.0.0.1", 29500, "10.0.0.1")
@@ -57,6 +58,35 @@ def test_how_the_model_is_shared(
     found, _ = command(wanted, HEAD if wanted.nodes > 1 else None, **options)
     assert found.get("tensor-parallel-size") == tensor
     assert found.get("pipeline-parallel-size") == pipeline
+
+
+@pytest.mark.parametrize(
+    ("gres", "share", "wanted_mib", "fraction"),
+    [
+        ("gpu:a100:1", None, 10240, None),
+        ("gpu:a100_1g.10gb:1", None, 10240, 0.92),
+        ("shard:1", 0.25, 10240, 0.23),
+        ("shard:a100:2", 0.5, 20480, 0.46),
+    ],
+)
+def test_how_much_of_the_gpus_memory_it_takes(
+    gres: str, share: float | None, wanted_mib: int, fraction: float | None
+) -> None:
+    spec = launch_spec(
+        engine="vllm",
+        source=Source("path", "/models/m"),
+        resources=Resources(gpus=1, gpu_memory_mib=wanted_mib, shared=share is not None),
+        placement=Placement("gpu", gres, 600, share=share),
+    )
+    argv = Vllm().command(EngineStart(spec, "0.0.0.0", 8000, "nonce")).argv
+    told = [
+        float(value)
+        for name, value in itertools.pairwise(argv)
+        if name == "--gpu-memory-utilization"
+    ]
+    assert told == ([] if fraction is None else [fraction])
+    if share is not None:
+        assert told[0] < share  # the rest of its share is for what vLLM does not count
 
 
 def test_each_rank_knows_its_place_and_only_the_head_serves() -> None:
