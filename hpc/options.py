@@ -113,8 +113,14 @@ def slurm_options(spec: LaunchSpec, output: str) -> list[Option]:
 
 def srun_arguments(spec: LaunchSpec) -> list[str]:
     """Since 22.05 srun no longer takes ``--cpus-per-task`` over from sbatch (srun(1)): without it
-    the agent and its engine would share one core. Output is appended to what the prelude wrote."""
+    the agent and its engine would share one core. Output is appended to what the prelude wrote.
+
+    A job may ask for a type's shards; a step of it that asks with the type is refused ("Invalid
+    generic resource specification"; seen with 22.05 and 26.05)."""
     arguments = [f"--cpus-per-task={spec.resources.cpus}", "--open-mode=append"]
+    if spec.placement is not None and spec.placement.share is not None:
+        name, *_, count = str(spec.placement.gres).split(":")
+        arguments.append(f"--gres={name}:{count}")
     if spec.resources.nodes > 1:
         # Agents see each other end, and say why; what does not end by itself, srun ends after this.
         arguments += [f"--wait={RANKS_WAIT_S}", "--kill-on-bad-exit=0"]

@@ -25,10 +25,10 @@ def test_two_models_share_one_gpu_and_leave_the_other_whole(cluster: Cluster) ->
             "tiny": "shard:a100:1",
             "gemma": "shard:a100:3",
         }
-        told = [
-            alice.sh(f"srun --jobid={row['job_id']} --overlap printenv CUDA_VISIBLE_DEVICES").stdout
-            for row in rows
-        ]
+        told = []
+        for row in rows:
+            step = f"srun --jobid={row['job_id']} --overlap --gres=shard:{row['gres'][-1]}"
+            told.append(alice.sh(f"{step} printenv CUDA_VISIBLE_DEVICES").stdout)
         assert len(set(told)) == 1
         # The other GPU is still to be had, whole.
         whole = "srun -p gpu -w c1 --gres=gpu:a100:1 printenv CUDA_VISIBLE_DEVICES"

@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeltainer.hpc.gres import parse_gres
+from modeltainer.hpc.options import srun_arguments
 from modeltainer.hpc.placement import PlacementError, place
 from modeltainer.hpc.shards import free_shards, smallest_share
 from modeltainer.hpc.snapshot import Node, Partition, Snapshot
-from modeltainer.spec import Resources
+from modeltainer.spec import Placement, Resources
+from tests.launch_spec import launch_spec
 
 GIB = 1024
 
@@ -115,6 +117,14 @@ def test_a_share_that_is_free_wins_over_one_that_is_not() -> None:
     full = node("a", "gpu:a100:2,shard:8", "shard:8")
     found = place(cluster(full, node("b", "gpu:a100:2,shard:8", "shard:3")), WANTED)
     assert "free now on b" in found.reasons
+
+
+@pytest.mark.parametrize("gres", ["shard:2", "shard:a100:2"])
+def test_a_jobs_step_asks_without_the_type(gres: str) -> None:
+    spec = launch_spec(resources=WANTED, placement=Placement("gpu", gres, 600, share=0.5))
+    assert "--gres=shard:2" in srun_arguments(spec)
+    whole = launch_spec(placement=Placement("gpu", "gpu:a100:1", 600))
+    assert not any(one.startswith("--gres") for one in srun_arguments(whole))
 
 
 def test_more_than_a_gpu_has_is_refused_as_ever() -> None:
