@@ -48,11 +48,23 @@ class Bounds:
             raise click.UsageError("--replicas is --min and --max in one: give either")
         if self.maximum is not None and self.maximum < (self.minimum or 0):
             raise click.UsageError("--max is less than --min")
-        if self.spare_partition is not None and (self.maximum or 0) <= max(self.minimum or 0, 1):
+
+    def limits(self, replicas: int) -> tuple[int, int]:
+        """The least and the most replicas of a model of so many.
+
+        Raises:
+            click.UsageError: none of them is left for the spare partition.
+        """
+        low = replicas if self.minimum is None else self.minimum
+        if self.minimum is None and self.maximum is not None:
+            low = min(replicas, self.maximum)
+        high = max(low, 1) if self.maximum is None else self.maximum
+        if self.spare_partition is not None and high <= max(low, 1):
             raise click.UsageError(
-                "--spare-partition takes the replicas beyond --min (at least one stays out of it): "
-                "give --max, and more than that"
+                f"--spare-partition takes the replicas beyond --min ({low}, and at least one), and "
+                f"--max is {high}: give more"
             )
+        return low, high
 
 
 def take_bounds(options: dict[str, Any]) -> Bounds:
@@ -118,9 +130,7 @@ def keep_up(
 def _deployment(model: str, replicas: int, bounds: Bounds, overrides: Overrides) -> Deployment:
     from modeltainer.registry.deployments import Deployment, plain_overrides
 
-    low = replicas if bounds.minimum is None else bounds.minimum
-    if bounds.minimum is None and bounds.maximum is not None:
-        low = min(replicas, bounds.maximum)
+    low, high = bounds.limits(replicas)
     optional: dict[str, Any] = {
         "idle_release_s": bounds.idle_release_s,
         "target_in_flight": bounds.in_flight,
@@ -131,7 +141,7 @@ def _deployment(model: str, replicas: int, bounds: Bounds, overrides: Overrides)
         model=model,
         revision="",
         minimum=low,
-        maximum=max(low, 1) if bounds.maximum is None else bounds.maximum,
+        maximum=high,
         overrides=plain_overrides(asdict(overrides)),
         created_unix=time.time(),
         **{name: value for name, value in optional.items() if value is not None},

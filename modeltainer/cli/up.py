@@ -13,13 +13,14 @@ import click
 from modeltainer.cli import exit_codes
 from modeltainer.cli.failures import Failure, Interrupted
 from modeltainer.cli.invocation import Invocation, pass_invocation
-from modeltainer.cli.keep import keep_up, take_bounds
+from modeltainer.cli.keep import Bounds, keep_up, take_bounds
 from modeltainer.cli.names import complete_model
 from modeltainer.cli.outcome import failure_text, failures_of
 from modeltainer.cli.placement_options import placement_options, seconds, take_overrides
 from modeltainer.cli.text import echo_json, note, table
 
 if TYPE_CHECKING:
+    from modeltainer.config.resolve import Overrides
     from modeltainer.config.schema import Config
     from modeltainer.spec import LaunchSpec
     from modeltainer.view import Row
@@ -110,9 +111,7 @@ def command(
     bounds.check(replicas)
     specs = service.plan(wanted, config=config, replicas=replicas, overrides=overrides)
     if bounds.spare_partition is not None:
-        spare = replace(overrides, partition=bounds.spare_partition)
-        found = service.plan(wanted, config=config, replicas=1, overrides=spare)
-        specs += [replace(spec, spare=True) for spec in found]
+        specs += _spare(wanted, config, bounds, replicas, overrides)
     if explain:
         note("\n".join(_reasons(spec) for spec in specs))
     if dry_run:
@@ -133,6 +132,19 @@ def command(
         _tell_failures(rows)
     if rows and not as_json:
         note(_next_steps(invocation, rows, ready=wait))
+
+
+def _spare(
+    wanted: list[str], config: Config, bounds: Bounds, replicas: int | None, overrides: Overrides
+) -> list[LaunchSpec]:
+    """A spare replica of each, to see now that it may be and that there is a place for it."""
+    from modeltainer import service
+
+    there = replace(overrides, partition=bounds.spare_partition)
+    found = service.plan(wanted, config=config, replicas=1, overrides=there)
+    for spec in found:
+        bounds.limits(replicas or config.models[spec.model].replicas)
+    return [replace(spec, spare=True) for spec in found]
 
 
 def _submit(specs: list[LaunchSpec], config: Config) -> list[Row]:

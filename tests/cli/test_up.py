@@ -49,7 +49,9 @@ def test_mig_without_a_profile_does_not_swallow_the_model(shell: Shell) -> None:
     ],
 )
 def test_mig_option(given: str | None, no_mig: bool, mig: object, swallowed: list[str]) -> None:
-    names = "nodes gpus gpu_type gpu_memory cpus mem time partition account qos nodelist runtime"
+    names = (
+        "nodes gpus gpu_type gpu_memory shared cpus mem time partition account qos nodelist runtime"
+    )
     options = {**dict.fromkeys(names.split()), "mig": given, "no_mig": no_mig}
     overrides, taken = take_overrides(options)
     assert (overrides.mig, taken) == (mig, swallowed)
@@ -64,6 +66,8 @@ def test_mig_option(given: str | None, no_mig: bool, mig: object, swallowed: lis
         ["up", "tiny", "--mem", "much"],
         ["up", "tiny", "--mig", "--no-mig"],
         ["up", "tiny", "--timeout", "5m"],
+        ["up", "tiny", "--spare-partition", "spare"],
+        ["up", "tiny", "--min", "2", "--max", "2", "--spare-partition", "spare"],
         ["stop"],
         ["stop", "tiny", "--all"],
         ["ls", "--watch", "--json"],
