@@ -446,6 +446,14 @@ class Agent:
     def _asked_ending(self, ask: Ask) -> Cause:
         if ask is Ask.DRAIN:
             return Cause("drained", f"it was asked to drain: {self._drain_reason}")
+        if ask is Ask.WALLTIME and self._clocks.loading_s is None:
+            return Cause(
+                "walltime-too-short",
+                "the job's walltime was over before the engine had answered, "
+                f"{time.monotonic() - self._began:.0f} s after the agent's start",
+                "ask for more with --time or resources.walltime; mt-submit ls --json says what the "
+                "start was busy with",
+            )
         if ask is Ask.WALLTIME:
             return Cause("walltime", "the job's walltime was over", "mt-submit up starts it again")
         return Cause("stopped", "it was asked to stop")

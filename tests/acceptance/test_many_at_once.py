@@ -13,7 +13,7 @@ from tests.cluster.cluster import Cluster
 
 pytestmark = pytest.mark.cluster
 
-ROUNDS = 20
+ROUNDS = 10
 
 
 def test_two_models_two_replicas_on_mig_slices_again_and_again(cluster: Cluster) -> None:

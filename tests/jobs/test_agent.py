@@ -177,6 +177,20 @@ def test_an_engine_that_never_answers_is_ended(start_agent: StartAgent) -> None:
     assert processes_with(agent.secret.nonce) == []
 
 
+def test_a_walltime_that_ends_before_the_engine_answers_is_a_failure(
+    start_agent: StartAgent,
+) -> None:
+    now = int(time.time())
+    times = {"SLURM_JOB_START_TIME": str(now), "SLURM_JOB_END_TIME": str(now + 8)}
+    environ = {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "localhost", **times}
+    command = (sys.executable, str(FAKE_ENGINE), "hang")
+    ended = start_agent(environ, runtime="native", command=command).wait_for(State.ENDED)
+    assert ended.cause is not None
+    assert ended.cause.code == "walltime-too-short"
+    assert ended.cause.failed
+    assert "before the engine had answered" in ended.cause.message
+
+
 def test_a_taken_port_is_left_for_another(start_agent: StartAgent, tmp_path: Path) -> None:
     state = tmp_path / "tries"
     agent = start_agent(
