@@ -10,12 +10,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modeltainer.hpc.gres import Gres
 from modeltainer.hpc.hostlist import expand
+from modeltainer.hpc.shard import NAME as SHARD
+from modeltainer.hpc.shard import SharedGpus
 from modeltainer.hpc.snapshot import Node, Partition, Snapshot
-from modeltainer.spec import Placement, Resources
+from modeltainer.spec import Placement, Resources, Share
 
 
 class PlacementError(Exception):
@@ -41,6 +43,16 @@ class _Candidate:
     partition: Partition
     node: Node
     gpu: Gres | None
+    shared: SharedGpus | None = None
+    """Not the whole GPU but some of its shards."""
+    shards: int = 0
+
+    @property
+    def memory_mib(self) -> int | None:
+        """What its name says of the memory that a job would have, MiB."""
+        if self.gpu is None or self.gpu.memory_mib is None or self.shared is None:
+            return None if self.gpu is None else self.gpu.memory_mib
+        return self.gpu.memory_mib * self.shards // self.shared.per_gpu
 
 
 def place(
@@ -52,7 +64,8 @@ def place(
     only if nothing there fits, the cluster's default and then the others. A GPU type that is named
     is taken as it is, slice or not; else ``mig=False`` keeps whole GPUs, ``True`` allows slices for
     a single GPU (several slices cannot work on one model together: NCCL does not cross them), and a
-    profile demands it in whatever spelling the site has.
+    profile demands it in whatever spelling the site has. With ``shared``, a single GPU may be some
+    of a GPU's shards, which go before a whole one wherever they are enough.
 
     Raises:
         PlacementError: nothing fits.
@@ -69,8 +82,14 @@ def place(
     chosen = frozenset((resources.partition or "").split(",")) | frozenset(partitions_preferred)
     best = min(fitting, key=lambda one: _preference(one, resources, order, chosen))
     reasons = _reasons(best, fitting, resources, fallen_back, bool(partitions_preferred))
+    if _may_share(resources) and best.shared is None and best.gpu is not None:
+        reasons = (*reasons, _why_whole(best, snapshot, resources))
     return Placement(
-        best.partition.name, _gres(best, snapshot, resources), resources.walltime_s, reasons
+        best.partition.name,
+        _gres(best, snapshot, resources),
+        resources.walltime_s,
+        reasons,
+        None if best.shared is None else Share(_part(best), _gpu(best).type),
     )
 
 
@@ -124,6 +143,8 @@ def _fitting(
         for node in snapshot.nodes_of(partition)
         for gpu in (_gpus(node) if resources.gpus else (None,))
     ]
+    if _may_share(resources):
+        left += [one for partition in up for one in _shares(snapshot, partition, resources)]
     if not left:
         raise PlacementError("no-gpus", f"partition {names} has no GPUs", _where_gpus_are(snapshot))
     for meets, refusal in _needs(snapshot, resources, up):
@@ -131,6 +152,36 @@ def _fitting(
         if not left:
             raise refusal(before)
     return _on_enough_nodes(left, resources) if resources.nodes > 1 else left
+
+
+def _may_share(resources: Resources) -> bool:
+    return (
+        resources.shared
+        and (resources.gpus, resources.nodes) == (1, 1)
+        and not isinstance(resources.mig, str)
+    )
+
+
+def _shares(snapshot: Snapshot, partition: Partition, resources: Resources) -> Iterable[_Candidate]:
+    """Parts of a GPU that hold what is asked for, one candidate for each kind of GPU of a node.
+
+    Where nodes divide GPUs of one type differently, the finest counts: the request cannot tell
+    them apart, and the part that is promised to the engine must hold on each.
+    """
+    having = [(node, kind) for node in snapshot.nodes_of(partition) for kind in node.shared]
+    finest: dict[str | None, int] = {}
+    for _, kind in having:
+        finest[kind.gpu.type] = max(kind.per_gpu, finest.get(kind.gpu.type, 0))
+    for node, kind in having:
+        alike = replace(kind, per_gpu=finest[kind.gpu.type])
+        shards = alike.shards_for(resources.gpu_memory_mib)
+        if shards is not None and shards <= kind.per_gpu:
+            yield _Candidate(partition, node, kind.gpu, alike, shards)
+
+
+def _part(one: _Candidate) -> float:
+    assert one.shared is not None
+    return one.shards / one.shared.per_gpu
 
 
 def _on_enough_nodes(fitting: Sequence[_Candidate], resources: Resources) -> list[_Candidate]:
@@ -330,15 +381,17 @@ def _free_now(one: _Candidate, resources: Resources) -> bool:
         return False
     if one.gpu is None:
         return True
+    if one.shared is not None:
+        return one.shared.free >= one.shards
     left = sum(gpu.count for gpu in one.node.gres_free if gpu.type == one.gpu.type and gpu.is_gpu)
     return left >= resources.gpus
 
 
 def _preference(
     one: _Candidate, resources: Resources, order: Sequence[str], chosen: frozenset[str]
-) -> tuple[bool, bool, bool, int, bool, bool, int]:
+) -> tuple[bool, bool, bool, bool, int, bool, bool, int]:
     """Smaller is better."""
-    size = None if one.gpu is None else one.gpu.memory_mib
+    size = one.memory_mib
     # A CPU job leaves GPU nodes to those who need them.
     waste = bool(_gpus(one.node)) if one.gpu is None else False
     by_size = 0 if _untyped(resources) else (size or 0)
@@ -347,6 +400,8 @@ def _preference(
         _uncertain(one.partition, resources),
         not one.node.usable,
         unknown or waste,
+        # A part of a GPU, or a slice, leaves the rest to others.
+        _may_share(resources) and one.shared is None and not _gpu(one).is_mig,
         by_size,
         # A server that is preempted is little use; but the site or the user may have chosen so.
         one.partition.preemptible and one.partition.name not in chosen,
@@ -358,6 +413,12 @@ def _preference(
 def _gres(best: _Candidate, snapshot: Snapshot, resources: Resources) -> str | None:
     if best.gpu is None:
         return None
+    if best.shared is not None:
+        kinds = {
+            kind.gpu.type for node in snapshot.nodes_of(best.partition) for kind in node.shared
+        }
+        # The type only where there is a choice: not every site shows one of its shards.
+        return Gres(SHARD, best.gpu.type if len(kinds) > 1 else None, 0).option(best.shards)
     everywhere = [gpu for node in snapshot.nodes_of(best.partition) for gpu in _gpus(node)]
     alike = resources.nodes == 1 or len({gpu.type for gpu in everywhere}) == 1
     if _untyped(resources) and alike and not any(gpu.is_mig for gpu in everywhere):
@@ -394,7 +455,9 @@ def _reasons(
     same = [
         one
         for one in fitting
-        if one.partition is partition and (best.gpu is None or _gpu(one).type == best.gpu.type)
+        if one.partition is partition
+        and (best.gpu is None or _gpu(one).type == best.gpu.type)
+        and (one.shared is None) == (best.shared is None)
     ]
     free = sorted({one.node.name for one in same if _free_now(one, resources)})
     if len(free) >= resources.nodes:
@@ -414,6 +477,9 @@ def _gpu_reasons(
     best: _Candidate, fitting: Sequence[_Candidate], resources: Resources
 ) -> Iterable[str]:
     gpu = _gpu(best)
+    if best.shared is not None:
+        yield from _share_reasons(best, best.shared, resources)
+        return
     kind = (
         f"MIG slice {gpu.profile or gpu.type}" if gpu.is_mig else f"GPU {gpu.type or '(no type)'}"
     )
@@ -438,6 +504,31 @@ def _gpu_reasons(
             f"{resources.gpus} slices: tensor parallelism does not cross MIG slices (NCCL), one "
             "process sees one slice; they serve separate copies at best"
         )
+
+
+def _share_reasons(best: _Candidate, shared: SharedGpus, resources: Resources) -> Iterable[str]:
+    size = "" if best.memory_mib is None else f" ({_gib(best.memory_mib)})"
+    part = (
+        f"{best.shards} of {shared.per_gpu} shards of a GPU {_gpu(best).type or '(no type)'}{size}"
+    )
+    if resources.gpu_memory_mib is None:
+        yield f"{part}: no memory was asked for (resources.gpu_memory)"
+    else:
+        yield f"{part}: the fewest that hold {_gib(resources.gpu_memory_mib)}"
+    yield "other jobs may have the rest of that GPU: Slurm does not keep them from its memory"
+
+
+def _why_whole(best: _Candidate, snapshot: Snapshot, resources: Resources) -> str:
+    """Why a model that may share a GPU gets a whole one, or a slice."""
+    kinds = [kind for node in snapshot.nodes_of(best.partition) for kind in node.shared]
+    if not kinds:
+        return f"not shared: no GPU in {best.partition.name} is divided into shards"
+    wanted = resources.gpu_memory_mib
+    if wanted is not None and all(kind.gpu.memory_mib is None for kind in kinds):
+        return "not shared: the GPUs' memory is not known, so that no part of one can be measured"
+    if _gpu(best).is_mig:
+        return "not shared: this slice is smaller than the shards that would do"
+    return "not shared: no part of a GPU there would do, only a whole one"
 
 
 def _too_long(before: Sequence[_Candidate], resources: Resources) -> PlacementError:

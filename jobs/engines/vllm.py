@@ -19,7 +19,7 @@ from modeltainer.jobs.engines.base import (
 )
 from modeltainer.jobs.engines.options import to_arguments
 from modeltainer.jobs.probe import NotYetError, Target
-from modeltainer.sizing.fit import utilization
+from modeltainer.sizing.fit import shared_utilization, utilization
 from modeltainer.spec import Placement, Resources
 
 CONFIG_FILE = "vllm.yaml"
@@ -63,9 +63,8 @@ class Vllm:
         argv += _parallelism(spec.resources, options)
         if start.rank is not None:
             argv += _rank_options(start.rank, given)
-        memory = _slice_memory_mib(spec.placement)
-        if memory is not None and not {"gpu-memory-utilization", "kv-cache-memory-bytes"} & given:
-            argv += ["--gpu-memory-utilization", f"{utilization(memory):.2f}"]
+        if not {"gpu-memory-utilization", "kv-cache-memory-bytes"} & given:
+            argv += _memory_options(spec.placement)
         argv += to_arguments(options, lists="spread")
         env = {
             **cache_environment(spec.site.cache, spec.engine),
@@ -146,11 +145,19 @@ def _rank_options(rank: Rank, given: Collection[str]) -> list[str]:
     return [*argv, "--headless"] if rank.number else argv
 
 
-def _slice_memory_mib(placement: Placement | None) -> int | None:
-    """Memory of the MIG slice that the job was placed on; None on whole GPUs.
+def _memory_options(placement: Placement | None) -> list[str]:
+    """How much of the GPU's memory is this engine's; a whole GPU is left to vLLM's default.
 
-    vLLM's default share leaves too little for the CUDA context on a small slice, and what NVML
-    reports there is the parent's memory.
+    That default leaves too little for the CUDA context on a small MIG slice, where NVML reports the
+    parent's memory; and all of a GPU that others share is not this engine's.
     """
-    asked = parse_gres(placement.gres) if placement else ()
-    return next((usable_mib(one.type) for one in asked if one.is_mig), None)
+    if placement is None:
+        return []
+    if placement.share is not None:
+        memory = usable_mib(placement.share.gpu_type)
+        fraction = f"{shared_utilization(memory, placement.share.part):.3f}"
+        return ["--gpu-memory-utilization", fraction]
+    slices = [usable_mib(one.type) for one in parse_gres(placement.gres) if one.is_mig]
+    if not slices or slices[0] is None:
+        return []
+    return ["--gpu-memory-utilization", f"{utilization(slices[0]):.2f}"]

@@ -59,6 +59,11 @@ _OPTIONS = (
     ),
     click.option("--no-mig", is_flag=True, help="Whole GPUs only."),
     click.option(
+        "--shared/--no-shared",
+        default=None,
+        help="A part of one GPU will do, where the site shares GPUs (Slurm's shards).",
+    ),
+    click.option(
         "--time",
         "-t",
         metavar="TIME",
@@ -109,6 +114,7 @@ def take_overrides(options: dict[str, Any]) -> tuple[Overrides, list[str]]:
         gpu_type=options.pop("gpu_type"),
         gpu_memory_mib=options.pop("gpu_memory"),
         mig=False if refused else mig,
+        shared=options.pop("shared"),
         cpus=options.pop("cpus"),
         memory_mib=options.pop("mem"),
         walltime_s=options.pop("time"),

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from modeltainer.apptainer.image import ImageError, check_file, is_uri
-from modeltainer.config.schema import Config, ModelSection, NodeCacheSection, SecretSection
+from modeltainer.config.schema import (
+    Config,
+    ModelSection,
+    NodeCacheSection,
+    SecretSection,
+    sharing_refusal,
+)
 from modeltainer.registry.layout import new_launch_id
 from modeltainer.spec import LaunchSpec, NodeCache, Resources, RuntimeName, Site, Source
 from modeltainer.weights.gguf import BadGgufError, read_header
@@ -40,6 +46,7 @@ class Overrides:
     gpu_type: str | None = None
     gpu_memory_mib: int | None = None
     mig: bool | str | None = None
+    shared: bool | None = None
     cpus: int | None = None
     memory_mib: int | None = None
     walltime_s: int | None = None
@@ -92,7 +99,7 @@ def launch_spec(
             f"{model}: llama-server downloads a repository's main revision only; download the "
             ".gguf of that revision and give its path"
         )
-    resources = _resources(config, section, overrides)
+    resources = _resources(model, config, section, overrides)
     if resources.nodes > 1:
         _check_nodes(model, section, resources, runtime, executor)
     image = _image(config, section, resources) if runtime == "apptainer" else None
@@ -228,8 +235,14 @@ def _source(model: str, section: ModelSection) -> Source:
     return Source("path", str(source.path))
 
 
-def _resources(config: Config, section: ModelSection, overrides: Overrides) -> Resources:
-    """Command line over model over site defaults; the partition's own account and QOS last."""
+def _resources(
+    model: str, config: Config, section: ModelSection, overrides: Overrides
+) -> Resources:
+    """Command line over model over site defaults; the partition's own account and QOS last.
+
+    Raises:
+        CannotLaunchError: this model shall share a GPU and cannot.
+    """
     merged: dict[str, Any] = {}
     for layer in (config.site.defaults, section.resources):
         merged.update(layer.model_dump(exclude_none=True))
@@ -239,6 +252,7 @@ def _resources(config: Config, section: ModelSection, overrides: Overrides) -> R
         "gpu_type": overrides.gpu_type,
         "gpu_memory": overrides.gpu_memory_mib,
         "mig": overrides.mig,
+        "shared": overrides.shared,
         "cpus": overrides.cpus,
         "memory": overrides.memory_mib,
         "walltime": overrides.walltime_s,
@@ -253,14 +267,20 @@ def _resources(config: Config, section: ModelSection, overrides: Overrides) -> R
         merged.setdefault("account", at.account)
         merged.setdefault("qos", at.qos)
     asks_gpu = section.engine == "vllm" or any(
-        merged.get(name) for name in ("gpu_memory", "gpu_type", "mig")
+        merged.get(name) for name in ("gpu_memory", "gpu_type", "mig", "shared")
     )
+    refusal = sharing_refusal(merged.get("gpus"), merged.get("nodes"), merged.get("mig"))
+    if merged.get("shared") and refusal is not None:
+        if overrides.shared or section.resources.shared:
+            raise CannotLaunchError(f"{model}: resources.{refusal}")
+        merged["shared"] = False  # the site's default, which is for the models that can
     return Resources(
         nodes=merged.get("nodes", 1),
         gpus=merged.get("gpus", 1 if asks_gpu else 0),
         gpu_memory_mib=merged.get("gpu_memory"),
         gpu_type=merged.get("gpu_type"),
         mig=merged.get("mig", False),
+        shared=merged.get("shared", False),
         cpus=merged.get("cpus", DEFAULT_CPUS),
         memory_mib=merged.get("memory"),
         walltime_s=merged.get("walltime", DEFAULT_WALLTIME_S),

@@ -47,7 +47,8 @@ class Replica:
     """For how long it is known to have no job."""
     silent_s: float = 0.0
     in_flight: int = 0
-    gpus: int = 0
+    gpus: float = 0
+    """Of all its nodes; a GPU that is shared counts by its part."""
     submitted_unix: float = 0.0
     cause: Cause | None = None
     asked: bool = False

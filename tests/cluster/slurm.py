@@ -8,13 +8,17 @@ CPUS = 16
 MEMORY_MB = 32000
 GRES = {"a100": 2, "a100_1g.10gb": 4, "a100_3g.40gb": 1}
 """GPUs and MIG slices of each compute node: type and count."""
+SHARDS = {"a100": 4}
+"""Types whose GPUs may be shared, and into how many shards each is divided: gres.conf(5), and
+slurm.schedmd.com/gres.html#Sharding."""
 
 CONTROLLER = "login"
 
 
 def slurm_conf(nodes: list[str], numbers: dict[str, int]) -> str:
     """slurm.conf(5): what a small GPU cluster has, without cgroups and accounting."""
-    gres = ",".join(f"gpu:{kind}:{count}" for kind, count in GRES.items())
+    shards = sum(GRES[kind] * each for kind, each in SHARDS.items())
+    gres = ",".join([*(f"gpu:{kind}:{count}" for kind, count in GRES.items()), f"shard:{shards}"])
     lines = [
         "ClusterName=cluster",
         f"SlurmctldHost={CONTROLLER}({address(numbers[CONTROLLER])})",
@@ -46,7 +50,7 @@ def slurm_conf(nodes: list[str], numbers: dict[str, int]) -> str:
         "MessageTimeout=15",
         # The nodes pretend to have more cores than this machine.
         "SlurmdParameters=config_overrides",
-        "GresTypes=gpu",
+        "GresTypes=gpu,shard",
         *(
             f"NodeName={node} NodeAddr={address(numbers[node])} Sockets=1 CoresPerSocket={CPUS}"
             f" ThreadsPerCore=1 RealMemory={MEMORY_MB} Gres={gres} State=UNKNOWN"
@@ -69,12 +73,18 @@ def slurm_conf(nodes: list[str], numbers: dict[str, int]) -> str:
 
 def gres_conf() -> str:
     """gres.conf(5): each GPU or slice is a device file of its own."""
-    lines, first = ["AutoDetect=off"], 0
+    lines, shards, first = ["AutoDetect=off"], [], 0
     for kind, count in GRES.items():
         last = first + count - 1
         files = f"[{first}-{last}]" if count > 1 else f"{first}"
         lines.append(f"Name=gpu Type={kind} File=/dev/fakegpu{files}")
+        shards += [
+            f"Name=shard Count={SHARDS[kind]} File=/dev/fakegpu{number}"
+            for number in range(first, last + 1)
+            if kind in SHARDS
+        ]
         first = last + 1
+    lines += shards
     return "".join(f"{line}\n" for line in lines)
 
 

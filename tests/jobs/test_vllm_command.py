@@ -9,7 +9,7 @@ import pytest
 
 from modeltainer.jobs.engines.base import EngineStart, Rank
 from modeltainer.jobs.engines.vllm import Vllm
-from modeltainer.spec import Resources, Site, Source
+from modeltainer.spec import Placement, Resources, Share, Site, Source
 from tests.launch_spec import launch_spec
 
 HEAD = Rank(0, 2, "10.0.0.1", 29500, "10.0.0.1")
@@ -17,7 +17,11 @@ OTHER = Rank(1, 2, "10.0.0.1", 29500, "10.0.0.2")
 
 
 def command(
-    wanted: Resources, rank: Rank | None = None, interface: str | None = None, **options: Any
+    wanted: Resources,
+    rank: Rank | None = None,
+    interface: str | None = None,
+    placement: Placement | None = None,
+    **options: Any,
 ) -> tuple[dict[str, str | None], dict[str, str]]:
     """Options by name (None: a switch), and the environment."""
     spec = launch_spec(
@@ -26,6 +30,7 @@ def command(
         resources=wanted,
         site=Site(registry="/r", cache="/c", host_interface=interface),
         engine_args=options,
+        placement=placement,
     )
     made = Vllm().command(EngineStart(spec, "0.0.0.0", 8000, "nonce", rank=rank))
     found: dict[str, str | None] = {}
@@ -57,6 +62,29 @@ def test_how_the_model_is_shared(
     found, _ = command(wanted, HEAD if wanted.nodes > 1 else None, **options)
     assert found.get("tensor-parallel-size") == tensor
     assert found.get("pipeline-parallel-size") == pipeline
+
+
+@pytest.mark.parametrize(
+    ("gres", "share", "fraction"),
+    [
+        ("gpu:a100:1", None, None),
+        ("gpu:a100_1g.5gb:1", None, "0.84"),
+        # Of the whole GPU, since that is what vLLM sees: a half of it, less what is left free.
+        ("shard:2", Share(1 / 2, "a100"), "0.460"),
+        ("shard:1", Share(1 / 4, "a100"), "0.230"),
+        # On a small part the CUDA context weighs more than 8 %.
+        ("shard:1", Share(1 / 8, "a100"), "0.105"),
+        ("shard:l4:1", Share(1 / 2, "l4"), "0.460"),
+        # Nobody tells the memory: as on a GPU of 16 GiB.
+        ("shard:1", Share(1 / 4, None), "0.203"),
+    ],
+)
+def test_how_much_of_the_gpu_is_taken(gres: str, share: Share | None, fraction: str | None) -> None:
+    placed = Placement("gpu", gres, 3600, share=share)
+    found, _ = command(Resources(gpus=1), placement=placed)
+    assert found.get("gpu-memory-utilization") == fraction
+    given, _ = command(Resources(gpus=1), placement=placed, gpu_memory_utilization=0.3)
+    assert given["gpu-memory-utilization"] == "0.3"
 
 
 def test_each_rank_knows_its_place_and_only_the_head_serves() -> None:
