@@ -63,8 +63,8 @@ class Vllm:
         argv += _parallelism(spec.resources, options)
         if start.rank is not None:
             argv += _rank_options(start.rank, given)
-        if not {"gpu-memory-utilization", "kv-cache-memory-bytes"} & given:
-            argv += _memory_options(spec.placement)
+        if "gpu-memory-utilization" not in given:
+            argv += _memory_options(spec.placement, given)
         argv += to_arguments(options, lists="spread")
         env = {
             **cache_environment(spec.site.cache, spec.engine),
@@ -145,11 +145,13 @@ def _rank_options(rank: Rank, given: Collection[str]) -> list[str]:
     return [*argv, "--headless"] if rank.number else argv
 
 
-def _memory_options(placement: Placement | None) -> list[str]:
+def _memory_options(placement: Placement | None, given: Collection[str]) -> list[str]:
     """How much of the GPU's memory is this engine's; a whole GPU is left to vLLM's default.
 
     That default leaves too little for the CUDA context on a small MIG slice, where NVML reports the
-    parent's memory; and all of a GPU that others share is not this engine's.
+    parent's memory; and all of a GPU that others share is not this engine's. There the fraction
+    counts even beside ``--kv-cache-memory-bytes``: vLLM does not start when less than that is free
+    (vllm/v1/worker/utils.py, ``request_memory``).
     """
     if placement is None:
         return []
@@ -158,6 +160,6 @@ def _memory_options(placement: Placement | None) -> list[str]:
         fraction = f"{shared_utilization(memory, placement.share.part):.3f}"
         return ["--gpu-memory-utilization", fraction]
     slices = [usable_mib(one.type) for one in parse_gres(placement.gres) if one.is_mig]
-    if not slices or slices[0] is None:
+    if not slices or slices[0] is None or "kv-cache-memory-bytes" in given:
         return []
     return ["--gpu-memory-utilization", f"{utilization(slices[0]):.2f}"]

@@ -85,6 +85,8 @@ def test_how_much_of_the_gpu_is_taken(gres: str, share: Share | None, fraction: 
     assert found.get("gpu-memory-utilization") == fraction
     given, _ = command(Resources(gpus=1), placement=placed, gpu_memory_utilization=0.3)
     assert given["gpu-memory-utilization"] == "0.3"
+    cache, _ = command(Resources(gpus=1), placement=placed, kv_cache_memory_bytes="1G")
+    assert cache.get("gpu-memory-utilization") == (fraction if share else None)
 
 
 def test_each_rank_knows_its_place_and_only_the_head_serves() -> None:
