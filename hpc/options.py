@@ -117,8 +117,8 @@ def srun_arguments(spec: LaunchSpec) -> list[str]:
     """Since 22.05 srun no longer takes ``--cpus-per-task`` over from sbatch (srun(1)): without it
     the agent and its engine would share one core. Output is appended to what the prelude wrote.
 
-    A step that inherits shards with a type is refused ('Invalid generic resource', seen with 26.05;
-    so is one that names the type), but not one that asks for their number."""
+    A step that inherits shards with a type is refused ('Invalid generic resource', seen with
+    22.05 to 26.05; so is one that names the type), but not one that asks for their number."""
     arguments = [f"--cpus-per-task={spec.resources.cpus}", "--open-mode=append"]
     arguments += [
         f"--gres={one.name}:{one.count}"

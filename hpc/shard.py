@@ -1,6 +1,7 @@
 """Slurm's shards: GPUs of which several jobs may have a part each.
 
-Facts are from slurm.schedmd.com/gres.html#Sharding and what Slurm 26.05 was seen to do:
+Facts are from slurm.schedmd.com/gres.html#Sharding and what Slurm 22.05, 24.11 and 26.05 were seen
+to do:
 
 - A site divides GPUs into shards (``Gres=gpu:a100:2,shard:8``: four of each); a job asks
   ``--gres=shard:N``. All of a job's shards on a node are of one GPU, unless the site sets
@@ -9,6 +10,8 @@ Facts are from slurm.schedmd.com/gres.html#Sharding and what Slurm 26.05 was see
   part by itself.
 - A GPU is handed out whole or in shards, never both at once. While it is in shards, it is not
   shown as used (``GresUsed=gpu:a100:0(IDX:N/A),shard:a100:3(3/4,0/4)``).
+- 22.05 does not say how many are in use, only of which GPUs (``shard:a100:1(IDX:1)``); accounting
+  says how many, and not of which.
 - Types of shards are those of their GPUs; a node that has not registered yet shows them untyped.
 """
 
@@ -18,7 +21,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from modeltainer.hpc.gres import Gres
+from modeltainer.hpc.gres import Gres, free
 
 NAME = "shard"
 
@@ -31,7 +34,7 @@ class SharedGpus:
     per_gpu: int
     """Shards of one of them; where they differ, of the one with most."""
     free: int
-    """Shards that are free on one and the same of them, at most."""
+    """Shards that are surely free on one and the same of them."""
 
     def shards_for(self, memory_mib: int | None) -> int | None:
         """How many of one GPU's shards hold so much memory; one where none is asked for.
@@ -58,6 +61,7 @@ def shared_gpus(gres: Iterable[Gres], used: Iterable[Gres]) -> tuple[SharedGpus,
     gpus = [one for one in having if one.is_gpu and one.count > 0]
     shards = {one.type: one for one in having if one.name == NAME and one.count > 0}
     in_use = {one.type: one for one in using if one.name == NAME}
+    idle = {one.type: one.count for one in without_shared(free(gpus, using), using)}
     found = []
     for gpu in gpus:
         kind = gpu.type if gpu.type in shards else None
@@ -68,20 +72,21 @@ def shared_gpus(gres: Iterable[Gres], used: Iterable[Gres]) -> tuple[SharedGpus,
         taken = in_use.get(kind)
         if taken is not None and any(has for _, has in taken.parts):
             per_gpu = max(has for _, has in taken.parts)
-            free = max((has - busy for busy, has in taken.parts if busy is not None), default=0)
+            left = max((has - busy for busy, has in taken.parts if busy is not None), default=0)
         else:
             per_gpu = max(1, shards[kind].count // number)
-            idle = max(0, shards[kind].count - (0 if taken is None else taken.count))
-            free = min(per_gpu, idle)
-        found.append(SharedGpus(gpu, per_gpu, free))
+            left = per_gpu if idle[gpu.type] else 0
+        found.append(SharedGpus(gpu, per_gpu, left))
     return tuple(found)
 
 
 def without_shared(left: Iterable[Gres], used: Iterable[Gres]) -> tuple[Gres, ...]:
     """GPUs that are free as a whole: those with a shard in use are not, though Slurm counts them as
-    unused."""
+    unused. Where only a number is known, each may be of another GPU."""
     shared = {
-        one.type: sum(bool(busy) for busy, _ in one.parts) for one in used if one.name == NAME
+        one.type: sum(bool(busy) for busy, _ in one.parts) if one.parts else one.count
+        for one in used
+        if one.name == NAME
     }
     return tuple(
         replace(one, count=max(0, one.count - shared.get(one.type, 0))) if one.is_gpu else one

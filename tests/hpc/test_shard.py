@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,9 +24,14 @@ VIRTUAL = "gpu:a100:2,gpu:a100_1g.10gb:4,shard:a100:8,shard:a100_1g.10gb:0"
         (VIRTUAL, "gpu:a100:2(IDX:0-1),shard:a100:0(-/4,-/4)", [("a100", 4, 0)]),
         # Only the first of two GPUs is divided.
         ("gpu:a100:2,shard:a100:4", "shard:a100:1(1/4,0/0)", [("a100", 4, 3)]),
-        # A node that has not registered, and what accounting tells: numbers alone.
+        # 22.05 tells of which GPUs shards are in use, accounting how many: only a GPU that is idle
+        # for certain has free ones. A node that has not registered tells its total.
+        ("gpu:a100:2,shard:a100:8", "gpu:a100:0(IDX:N/A),shard:a100:1(IDX:1)", [("a100", 4, 4)]),
+        ("gpu:a100:2,shard:a100:8", "gpu:a100:1(IDX:0),shard:a100:1(IDX:1)", [("a100", 4, 0)]),
+        ("gpu:a100:2,shard:a100:8", "gpu:a100:0(IDX:N/A),shard:a100:0(IDX:N/A)", [("a100", 4, 4)]),
         ("gpu:a100:2,shard:8", "", [("a100", 4, 4)]),
-        ("gpu:4,shard:16", "gres/gpu=1,gres/shard=14", [(None, 4, 2)]),
+        ("gpu:4,shard:16", "gres/gpu=1,gres/shard=2", [(None, 4, 4)]),
+        ("gpu:4,shard:16", "gres/gpu=1,gres/shard=14", [(None, 4, 0)]),
         (
             "gpu:gp100:2(S:0),gpu:p6000:2(S:1),shard:32(S:0-1)",
             "",
@@ -70,3 +77,5 @@ def test_whole_gpus_that_are_free_are_never_overstated(
     used = Gres("shard", "a100", sum(busy or 0 for busy, _ in parts), parts=tuple(parts))
     (gpu,) = without_shared([Gres("gpu", "a100", left)], [used])
     assert gpu.count == max(0, left - sum(1 for busy, _ in parts if busy))
+    (rough,) = without_shared([Gres("gpu", "a100", left)], [replace(used, parts=())])
+    assert rough.count <= gpu.count
