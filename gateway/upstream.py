@@ -7,6 +7,7 @@ beyond :data:`HIGH_WATER` reading stops, so that an engine is never read faster 
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,6 +20,16 @@ HIGH_WATER = 128 * 1024
 """Bytes of body that may wait for the client before reading from the engine is paused."""
 MAX_HEAD_BYTES = 64 * 1024
 _WRITE_PIECE = 256 * 1024
+DEAD_AFTER_S = 20
+"""A node that is off the network closes nothing: when TCP has heard nothing from it for so long,
+though it was asked, the connection has ended (tcp(7): TCP_USER_TIMEOUT, TCP_KEEPIDLE)."""
+_KEEPALIVE = (
+    (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+    (socket.IPPROTO_TCP, "TCP_KEEPIDLE", DEAD_AFTER_S // 4),
+    (socket.IPPROTO_TCP, "TCP_KEEPINTVL", DEAD_AFTER_S // 4),
+    (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
+    (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", DEAD_AFTER_S * 1000),
+)
 
 
 class UpstreamError(Exception):
@@ -267,6 +278,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        mine = transport.get_extra_info("socket")
+        if mine is None or mine.family not in {socket.AF_INET, socket.AF_INET6}:
+            return
+        for level, name, value in _KEEPALIVE:
+            option = getattr(socket, name, None)  # macOS lacks some
+            if option is not None:
+                mine.setsockopt(level, option, value)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True

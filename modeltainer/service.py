@@ -121,14 +121,11 @@ class Planner:
         model: str,
         replica: int,
         overrides: Overrides | None = None,
-        *,
-        deployment: str | None = None,
     ) -> LaunchSpec:
         """The spec of one replica of a model in models.yaml. Raises as :func:`plan`."""
         spec = launch_spec(
             self._config, model, replica, executor=self._executor, overrides=overrides
         )
-        spec = replace(spec, deployment=deployment)
         if self._executor != "slurm":
             return spec
         return self._placed(spec, overrides or Overrides())

@@ -153,6 +153,8 @@ class LaunchSpec:
     """How long before the walltime Slurm sends SIGURG (``--signal``)."""
     deployment: str | None = None
     """Revision of the declaration that this launch serves; None for a one-shot ``up``."""
+    spare: bool = False
+    """One of the replicas beyond the declared minimum, where jobs may be preempted."""
     schema: int = SPEC_SCHEMA
 
     @property

@@ -31,6 +31,7 @@ class Bounds:
     idle_release_s: int | None
     in_flight: int | None
     gpu_hours: float | None
+    spare_partition: str | None
 
     @property
     def given(self) -> bool:
@@ -47,6 +48,11 @@ class Bounds:
             raise click.UsageError("--replicas is --min and --max in one: give either")
         if self.maximum is not None and self.maximum < (self.minimum or 0):
             raise click.UsageError("--max is less than --min")
+        if self.spare_partition is not None and (self.maximum or 0) <= max(self.minimum or 0, 1):
+            raise click.UsageError(
+                "--spare-partition takes the replicas beyond --min (at least one stays out of it): "
+                "give --max, and more than that"
+            )
 
 
 def take_bounds(options: dict[str, Any]) -> Bounds:
@@ -57,6 +63,7 @@ def take_bounds(options: dict[str, Any]) -> Bounds:
         idle_release_s=options.pop("idle_release"),
         in_flight=options.pop("in_flight"),
         gpu_hours=options.pop("gpu_hours"),
+        spare_partition=options.pop("spare_partition"),
     )
 
 
@@ -118,6 +125,7 @@ def _deployment(model: str, replicas: int, bounds: Bounds, overrides: Overrides)
         "idle_release_s": bounds.idle_release_s,
         "target_in_flight": bounds.in_flight,
         "gpu_hours_per_day": bounds.gpu_hours,
+        "spare_partition": bounds.spare_partition,
     }
     return Deployment(
         model=model,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,6 +55,11 @@ if TYPE_CHECKING:
 @click.option(
     "--gpu-hours", type=click.FloatRange(0), help="GPU hours it may use a day (UTC), then it stops."
 )
+@click.option(
+    "--spare-partition",
+    metavar="NAME",
+    help="Replicas beyond --min go to this partition; they may be preempted there.",
+)
 @placement_options
 @click.option("--dry-run", is_flag=True, help="Plan only: nothing is written or submitted.")
 @click.option("--explain", is_flag=True, help="Say why each launch goes where it goes.")
@@ -84,8 +92,9 @@ def command(
 
     Options override models.yaml for this launch. All launches are submitted, or none. Without
     --wait the command returns when the jobs are in the queue. With --keep (which --min, --max,
-    --idle-release, --in-flight and --gpu-hours imply) the gateway or mt-submit reconcile starts a
-    successor before a walltime ends, replaces what fails, and scales between --min and --max.
+    --idle-release, --in-flight, --gpu-hours and --spare-partition imply) the gateway or mt-submit
+    reconcile starts a successor before a walltime ends, replaces what fails, and scales between
+    --min and --max.
     """
     bounds = take_bounds(options)
     overrides, swallowed = take_overrides(options)
@@ -100,6 +109,10 @@ def command(
     keep = keep or bounds.given
     bounds.check(replicas)
     specs = service.plan(wanted, config=config, replicas=replicas, overrides=overrides)
+    if bounds.spare_partition is not None:
+        spare = replace(overrides, partition=bounds.spare_partition)
+        found = service.plan(wanted, config=config, replicas=1, overrides=spare)
+        specs += [replace(spec, spare=True) for spec in found]
     if explain:
         note("\n".join(_reasons(spec) for spec in specs))
     if dry_run:
@@ -109,10 +122,11 @@ def command(
         rows = keep_up(invocation, wanted, replicas, bounds, overrides, quiet=as_json)
     else:
         rows = _submit(specs, config)
-    if not as_json:
-        note("\n".join(f"submitted {row.launch_id} as {_where(row)}" for row in rows))
-    if wait:
-        rows = _wait(rows, config, timeout)
+    with _running_on(rows):
+        if not as_json:
+            note("\n".join(f"submitted {row.launch_id} as {_where(row)}" for row in rows))
+        if wait:
+            rows = _wait(rows, config, timeout)
     if as_json:
         echo_json([row.to_json() for row in rows])
     if wait:
@@ -147,11 +161,18 @@ def _wait(rows: list[Row], config: Config, timeout: int | None) -> list[Row]:
     from modeltainer import service
     from modeltainer.cli.progress import shown
 
-    ids = [row.launch_id for row in rows]
+    with shown() as changed:
+        ids = [row.launch_id for row in rows]
+        return service.wait(ids, config=config, timeout_s=timeout, on_change=changed)
+
+
+@contextmanager
+def _running_on(rows: list[Row]) -> Iterator[None]:
+    """Ctrl-C in here ends the command only; it is told what goes on without it."""
     try:
-        with shown() as changed:
-            return service.wait(ids, config=config, timeout_s=timeout, on_change=changed)
+        yield
     except KeyboardInterrupt:
+        ids = [row.launch_id for row in rows]
         raise Interrupted(
             f"no longer waiting; still there: {', '.join(ids)}",
             f"mt-submit ls shows {'it' if len(ids) == 1 else 'them'}, "
@@ -170,7 +191,11 @@ def _where(row: Row) -> str:
 
 def _reasons(spec: LaunchSpec) -> str:
     reasons = spec.placement.reasons if spec.placement else ("this machine: no scheduler to ask",)
-    return "\n".join([f"{spec.model} replica {spec.replica}:", *(f"  - {why}" for why in reasons)])
+    return "\n".join([f"{spec.model} {_which(spec)}:", *(f"  - {why}" for why in reasons)])
+
+
+def _which(spec: LaunchSpec) -> str:
+    return "spare replica" if spec.spare else f"replica {spec.replica}"
 
 
 def _show_plan(specs: list[LaunchSpec], as_json: bool) -> None:
@@ -187,7 +212,7 @@ def _show_plan(specs: list[LaunchSpec], as_json: bool) -> None:
         rows.append(
             (
                 spec.model,
-                str(spec.replica),
+                "spare" if spec.spare else str(spec.replica),
                 spec.engine,
                 spec.runtime,
                 (placed.partition if placed else None) or "-",

@@ -7,7 +7,8 @@ number wanted, so that a reconciler that died at any step is continued by the ne
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from modeltainer.reconcile.learn import gpu_seconds_today, learn
@@ -35,6 +36,7 @@ class Submit:
     model: str
     number: int
     reason: str
+    spare: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def decide(
     loads: Mapping[str, Load] | None = None,
     pressures: Mapping[str, Pressure] | None = None,
     queue_estimates: Mapping[str, float] | None = None,
+    no_spares: Collection[str] = (),
 ) -> Plan:
     """One look.
 
@@ -90,6 +93,7 @@ def decide(
         now: monotonic seconds; ``now_unix`` is for days and back-off only.
         loads: what gateways say, by model; a model that is missing there is not known.
         queue_estimates: seconds a new job of the model would wait now, where Slurm says.
+        no_spares: models of which no further spare replica is to be tried now.
     """
     by_model: dict[str, list[Replica]] = {}
     for one in replicas:
@@ -121,25 +125,57 @@ def decide(
             held, note = wanted, ""
         estimate = (queue_estimates or {}).get(model, 0.0)
         due = {one.launch_id for one in mine if is_due(one, history, estimate)}
-        found, waits = _serve(deployment, history, mine, due, held, now_unix=now_unix)
-        actions += [*_ended(history, mine), *found]
+        actions += _ended(history, mine)
+        over = (Phase.LEAVING, Phase.ENDED)
+        taken = {one.number for one in mine if one.phase not in over}
+        numbers = itertools.filterfalse(taken.__contains__, itertools.count())
+        safe, spare = _shares(deployment, held)
+        waits = ""
+        for share, is_spare in ((safe, False), (spare, True)):
+            found, waiting = _serve(
+                deployment,
+                history,
+                [one for one in mine if one.spare is is_spare],
+                share,
+                expiring=due,
+                numbers=numbers,
+                spare=is_spare,
+                now_unix=now_unix,
+            )
+            if is_spare and model in no_spares:
+                found = [one for one in found if not isinstance(one, Submit)]
+            actions += found
+            waits = waits or waiting
         changed[model] = replace(history, wanted=wanted, note=note or waits)
     return Plan(tuple(actions), changed, kept)
+
+
+def _shares(deployment: Deployment, wanted: int) -> tuple[int, int]:
+    """How many of the wanted replicas are safe ones, and how many spare ones. A model that is in
+    use at all has a safe one."""
+    if deployment.spare_partition is None:
+        return wanted, 0
+    safe = min(wanted, max(deployment.minimum, 1))
+    return safe, wanted - safe
 
 
 def _serve(
     deployment: Deployment,
     history: History,
     mine: Sequence[Replica],
-    expiring: Collection[str],
     wanted: int,
     *,
+    expiring: Collection[str],
+    numbers: Iterator[int],
+    spare: bool,
     now_unix: float,
 ) -> tuple[list[Action], str]:
-    """The actions for one model, and what it waits for.
+    """The actions for one model's safe or spare replicas, and what they wait for.
 
     Args:
+        mine: those of the one sort.
         expiring: launches that need a successor.
+        numbers: those that are free.
     """
     actions: list[Action] = [
         Forget(one.launch_id)
@@ -170,9 +206,9 @@ def _serve(
     serving = [one for one in fresh if one.phase is Phase.READY and one not in given_up]
     outgoing = [one for one in (*other, *due) if one.phase is Phase.READY]
     outgoing.sort(key=lambda one: (one not in other, one.useful_s or 0.0))
-    spare = max(0, len(serving) + len(outgoing) - wanted)
-    actions += [Drain(one.launch_id, "another replica serves in its place") for one in outgoing][
-        :spare
+    beyond = max(0, len(serving) + len(outgoing) - wanted)
+    actions += [
+        Drain(one.launch_id, "another replica serves in its place") for one in outgoing[:beyond]
     ]
 
     missing = max(0, min(wanted - len(fresh), 2 * max(wanted, 1) - len(staying)))
@@ -180,10 +216,11 @@ def _serve(
         return actions, ""
     underway = any(one.phase is not Phase.READY for one in fresh)
     allowed, waits = _attempts(history, missing, underway, now_unix)
-    taken = {one.number for one in staying}
-    free = [number for number in range(len(staying) + allowed) if number not in taken]
     reason = "its predecessor's time runs out" if outgoing else "it is wanted"
-    actions += [Submit(deployment.model, number, reason) for number in free[:allowed]]
+    actions += [
+        Submit(deployment.model, number, reason, spare)
+        for number in itertools.islice(numbers, allowed)
+    ]
     return actions, waits
 
 

@@ -67,8 +67,14 @@ def _count(history: History, one: Replica, now_unix: float) -> History:
     return failed(history, cause, now_unix)
 
 
+_PREEMPTION = frozenset({"stopped", "preempted", "job-gone"})
+"""What a preempted job's end may look like. It is what spare replicas are for, and no failure."""
+
+
 def _failure(one: Replica) -> Cause | None:
     if one.cause is None or one.asked:
+        return None
+    if one.spare and one.cause.code in _PREEMPTION:
         return None
     if one.cause.code == "stopped":
         return Cause("cancelled", "its job was cancelled, and not by mt-submit")

@@ -49,6 +49,8 @@ class Replica:
     in_flight: int = 0
     gpus: float = 0
     """Of all its nodes; a GPU that is shared counts by its part."""
+    spare: bool = False
+    """Beyond the minimum, in a partition where it may be preempted."""
     submitted_unix: float = 0.0
     cause: Cause | None = None
     asked: bool = False

@@ -44,6 +44,9 @@ WALLTIME_RESERVE_S = 15.0
 TIDY_EVERY_S = 10.0
 """Between two looks for what killed processes have left."""
 OLD_S = 3600.0
+SPARE_AGAIN_S = 300.0
+"""After a spare replica could not be submitted. It is no failure of the model's: the troubles of
+its partition must not hold up the safe ones."""
 MUTE_S = 300.0
 """Prologs and imports from a slow file system take long; longer than this, nobody is there."""
 
@@ -142,6 +145,8 @@ class Reconciler:
         self._demand = DemandReader(layout, clock)
         self._queue = QueueEstimates(clock=clock)
         self._pressures: Mapping[str, Pressure] = {}
+        self._no_spare_until: dict[str, float] = {}
+        """By model (monotonic)."""
         self._first_seen: dict[str, float] = {}
         """When a launch without a job, or a silent one, was first seen so (monotonic)."""
 
@@ -166,6 +171,7 @@ class Reconciler:
             loads=self._demand.loads(view.declared),
             pressures=self._pressures,
             queue_estimates=self._queue.look(view.replicas, view.specs),
+            no_spares={model for model, at in self._no_spare_until.items() if self._clock() < at},
         )
         self._pressures = plan.pressures
         # What was learned of an ended launch is kept before the launch is forgotten.
@@ -356,7 +362,7 @@ class Reconciler:
                     return
                 config = self._load_config()
                 planner = planner or service.Planner(config)
-                spec = _spec(planner, config, deployment, one.number)
+                spec = _spec(planner, config, deployment, one)
                 _submit_elsewhere(spec, config, silent_nodes)
                 self._say(f"{spec.launch_id}: submitted: {one.reason}")
             except (service.LaunchError, ValueError, OSError) as error:
@@ -364,19 +370,25 @@ class Reconciler:
                 hopeless.add(one.model)
                 cause = Cause(getattr(error, "code", "cannot-launch"), str(error))
                 self._say(f"{one.model}: could not be submitted: {cause.message}")
+                if one.spare:
+                    self._no_spare_until[one.model] = self._clock() + SPARE_AGAIN_S
+                    continue
                 history = failed(histories[one.model], cause, time.time())
                 with contextlib.suppress(OSError):
                     deployments.write_history(self._layout, history)
 
 
 def _spec(
-    planner: service.Planner, config: Config, deployment: Deployment, number: int
+    planner: service.Planner, config: Config, deployment: Deployment, wanted: Submit
 ) -> LaunchSpec:
     from modeltainer.config.resolve import Overrides
 
     model = service.known_model(deployment.model, config)
     overrides = Overrides(**deployment.overrides)
-    return planner.spec(model, number, overrides, deployment=deployment.revision)
+    if wanted.spare:
+        overrides = replace(overrides, partition=deployment.spare_partition)
+    spec = planner.spec(model, wanted.number, overrides)
+    return replace(spec, deployment=deployment.revision, spare=wanted.spare)
 
 
 def _submit_elsewhere(spec: LaunchSpec, config: Config, nodes: Sequence[str]) -> None:
@@ -467,6 +479,7 @@ def _replica(
         unsubmitted_s=phase_s if phase is Phase.UNSUBMITTED else 0.0,
         silent_s=phase_s if phase is Phase.SILENT else 0.0,
         gpus=spec.gpu_count,
+        spare=spec.spare,
         submitted_unix=one.submission.submitted_unix if one.submission else 0.0,
         cause=row.cause,
         asked=asked,

@@ -38,6 +38,8 @@ class Deployment:
     """Replicas that are always there; 0 starts with the first request."""
     maximum: int = 1
     """Replicas under load."""
+    spare_partition: str | None = None
+    """Where replicas beyond the minimum go, to be preempted there; None: where all go."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """The command line's wishes over models.yaml (fields of ``Overrides``)."""
     model_digest: str = ""
@@ -109,7 +111,7 @@ def declare(layout: Layout, wished: Deployment) -> Deployment:
 
 
 def _jobs_of(declared: Deployment) -> tuple[object, ...]:
-    return declared.overrides, declared.model_digest
+    return declared.overrides, declared.spare_partition, declared.model_digest
 
 
 def read(layout: Layout, model: str) -> Deployment | None:

@@ -23,7 +23,13 @@ async def stream(client: httpx.AsyncClient, model: str, tokens: int) -> dict[str
         "stream": True,
         "ignore_eos": True,
     }
-    found: dict[str, object] = {"at": began, "tokens": tokens, "finish": None, "done": False}
+    found: dict[str, object] = {
+        "at": began,
+        "tokens": tokens,
+        "finish": None,
+        "done": False,
+        "events": 0,
+    }
     try:
         async with client.stream("POST", "/completions", json=body) as answer:
             found["status"] = answer.status_code
@@ -39,6 +45,7 @@ async def stream(client: httpx.AsyncClient, model: str, tokens: int) -> dict[str
                 if "error" in event:
                     found["error"] = event["error"]
                 for choice in event.get("choices", []):
+                    found["events"] = int(str(found["events"])) + 1
                     found["finish"] = choice.get("finish_reason") or found["finish"]
     except httpx.HTTPError as error:
         found["error"] = f"{type(error).__name__}: {error}"

@@ -15,7 +15,8 @@ from tests.cluster.cluster import Cluster
 
 pytestmark = pytest.mark.cluster
 
-INTERRUPTED = 130
+INTERRUPTED = {130, -signal.SIGINT}
+"""The latter where Ctrl-C comes in Python's first or last moments; a shell says 130 of both."""
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def start(alice: Account, line: str) -> subprocess.Popen[str]:
 def interrupt(alice: Account, running: subprocess.Popen[str]) -> str:
     os.kill(alice.cluster.command_pid(running), signal.SIGINT)
     output, _ = running.communicate(timeout=60)
-    assert running.returncode == INTERRUPTED, output
+    assert running.returncode in INTERRUPTED, output
     assert "Traceback" not in output
     return output
 
@@ -54,10 +55,9 @@ def test_while_submitting(alice: Account, after_s: float) -> None:
         os.kill(alice.cluster.command_pid(running), signal.SIGINT)
     output, _ = running.communicate(timeout=60)
     assert "Traceback" not in output
-    if running.returncode == 0:  # it was done before the signal came
+    assert running.returncode in {0, *INTERRUPTED}, output
+    if "submitted" in output:  # it was done before the signal came, and has told so
         alice.mt("stop --all")
-    else:
-        assert running.returncode == INTERRUPTED, output
     wait_until(lambda: alice.jobs() == [])
     alice.assert_nothing_left()
 

@@ -91,6 +91,47 @@ def test_planned_handovers_fail_and_cut_no_stream(alice: Account) -> None:
     alice.assert_nothing_left()
 
 
+def test_preemption_and_a_cut_off_node_end_only_streams_that_had_begun(alice: Account) -> None:
+    cluster = alice.cluster
+    gemma = alice.config["models"]["gemma"]
+    gemma["resources"] |= {"cpus": 9, "partition": "scavenger"}  # a node of 16 holds one
+    gemma |= {"context": 4096, "engine_args": {"parallel": 4, "threads": 2}}
+    alice.write_config()
+    alice.mt("gateway start")
+    alice.mt("up gemma --keep --replicas 2 --wait")
+    running = load(alice, "gemma", seconds=300, alone_s=1.5)
+    first, second = ready(alice, "gemma")
+
+    def serves(replica: dict[str, Any]) -> bool:
+        return replica["launch_id"] in {one["launch_id"] for one in ready(alice, "gemma")}
+
+    time.sleep(5)
+    preempting = f"sbatch --partition=gpu --nodelist={first['node']} --exclusive --wrap='sleep 5'"
+    cluster.run("login", ["bash", "-lc", f"cd /tmp && {preempting} --output=/dev/null"], user="bob")
+    until(lambda: not serves(first), "one is preempted")
+    until(lambda: len(ready(alice, "gemma")) == 2, "its successor, when the node is free again", 90)
+    time.sleep(5)
+    cluster.cut_network(second["node"])
+    try:
+        until(lambda: not serves(second), "the silent one serves no more")
+        time.sleep(20)  # for longer than a dead connection is waited for
+    finally:
+        cluster.restore_network(second["node"])
+    until(lambda: len(ready(alice, "gemma")) == 2, "two again", 120)
+    os.kill(alice.cluster.command_pid(running), signal.SIGTERM)
+    found = outcome(running)
+    for one in found["bad"]:
+        assert one["events"] > 0, one
+        assert isinstance(one["error"], dict), one  # an error event of the stream's
+    assert found["requests"] > len(found["bad"]) + 20
+    log = (alice.registry / "gateway" / "gateway.log").read_text()
+    assert '"event":"attempt_failed"' in log  # and these were answered by the other replica
+    alice.mt("stop gemma")
+    until(lambda: alice.jobs() == [], "no jobs")
+    cluster.wait_idle()
+    alice.assert_nothing_left()
+
+
 def test_lost_jobs_and_a_lost_node_are_replaced(alice: Account) -> None:
     cluster = alice.cluster
     alice.mt("gateway start")

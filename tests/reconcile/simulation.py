@@ -88,6 +88,7 @@ class Simulation:
                     phase=Phase.QUEUED if note else Phase.UNSUBMITTED,
                     lifetime_s=self.walltime_s,
                     gpus=self.gpus,
+                    spare=action.spare,
                     submitted_unix=EPOCH + self.now,
                 ),
                 lost=not note and self.submitted % 2 == 0,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeltainer.reconcile.decide import Drain, Forget, Submit, backoff_s
+from modeltainer.reconcile.decide import Drain, Forget, Submit, backoff_s, decide
 from modeltainer.reconcile.replica import Phase
 from modeltainer.reconcile.scale import Load
 from modeltainer.registry.deployments import Deployment, History
@@ -32,8 +32,11 @@ events = st.lists(
 bounds = st.tuples(st.integers(0, 3), st.integers(1, 4))
 
 
-def simulation(low: int, high: int, walltime_s: float | None = None) -> Simulation:
-    return Simulation({"m": Deployment("m", "a", low, max(low, high))}, walltime_s=walltime_s)
+def simulation(
+    low: int, high: int, walltime_s: float | None = None, spare: str | None = None
+) -> Simulation:
+    declared = Deployment("m", "a", low, max(low, high), spare_partition=spare)
+    return Simulation({"m": declared}, walltime_s=walltime_s)
 
 
 def happen(world: Simulation, event: str, value: int | None) -> None:
@@ -60,16 +63,28 @@ def happen(world: Simulation, event: str, value: int | None) -> None:
 
 
 @settings(deadline=None)
-@given(events, bounds, st.sampled_from([None, 60.0, 300.0]))
+@given(
+    events,
+    bounds,
+    st.sampled_from([None, 60.0, 300.0]),
+    st.sampled_from([None, "scavenger"]),
+    st.sampled_from([0, 20, 40]),
+)
 def test_it_converges_after_anything_and_never_has_too_many_jobs(
-    steps: list[tuple[str, int | None]], limits: tuple[int, int], walltime_s: float | None
+    steps: list[tuple[str, int | None]],
+    limits: tuple[int, int],
+    walltime_s: float | None,
+    spare: str | None,
+    in_flight: int,
 ) -> None:
-    world = simulation(*limits, walltime_s)
+    world = simulation(*limits, walltime_s, spare)
+    world.loads = {"m": Load(in_flight=in_flight, idle_s=0.0)} if in_flight else {}
     most = world.deployments["m"].maximum
     for event, value in steps:
         happen(world, event, value)
         assert world.with_job <= 2 * most
     happen(world, "break", 0)
+    world.loads = {}  # no gateway says anything any more: as many as are wanted now
     for _ in range(500):
         world.look()
         assert world.with_job <= 2 * most
@@ -78,9 +93,11 @@ def test_it_converges_after_anything_and_never_has_too_many_jobs(
     for _ in range(200):
         world.look()
         world.tick(5.0)
-    wanted = world.deployments["m"].minimum
+    wanted = max(world.deployments["m"].minimum, world.histories["m"].wanted)
     assert world.count(Phase.READY) == wanted
     assert len(world.jobs) == wanted
+    safe = sum(not job.replica.spare for job in world.jobs)
+    assert safe == (min(wanted, max(1, limits[0])) if spare else wanted)
     assert not world.plan().actions
 
 
@@ -243,3 +260,49 @@ def test_a_job_cancelled_by_others_is_replaced_at_once_then_more_slowly() -> Non
         world.look()
     assert world.submitted == 2
     assert "cancelled, and not by mt-submit" in world.histories["m"].cause
+
+
+def test_spare_replicas_come_under_load_go_first_and_may_be_preempted_for_ever() -> None:
+    world = simulation(1, 3, walltime_s=600.0, spare="scavenger")
+    world.loads = {"m": Load(in_flight=24, idle_s=0.0)}
+
+    def ready(*, spare: bool) -> int:
+        serving = [job.replica for job in world.jobs if job.replica.phase is Phase.READY]
+        return sum(one.spare is spare for one in serving)
+
+    while (ready(spare=False), ready(spare=True)) != (1, 2):
+        world.look()
+        world.tick(5.0)
+        assert world.now < 300
+    for _ in range(40):  # each time as soon as they serve
+        for job in world.jobs:
+            if job.replica.spare and job.replica.phase is Phase.READY:
+                world.end(job, Cause("stopped", "it was asked to stop"))
+        while ready(spare=True) != 2:
+            world.look()
+            world.tick(5.0)
+            assert ready(spare=False) >= 1
+        assert world.histories["m"].failures == 0
+    assert world.now > 600  # the safe one's successor is a safe one
+    world.loads = {"m": Load(in_flight=0, idle_s=0.0)}
+    for job in world.jobs:
+        if job.replica.spare:
+            job.replica = replace(job.replica, in_flight=5)
+    for _ in range(400):
+        world.look()
+        world.tick(5.0)
+        assert ready(spare=False) >= 1
+    assert (ready(spare=False), ready(spare=True)) == (1, 0)
+
+
+def test_a_spare_replica_that_cannot_be_had_keeps_no_safe_one_waiting() -> None:
+    world = simulation(2, 4, spare="scavenger")
+    history = History("m", wanted=4)
+    declared = world.deployments
+
+    def submits(no_spares: set[str]) -> list[bool]:
+        found = decide(declared, [], {"m": history}, now_unix=EPOCH, no_spares=no_spares).actions
+        return [one.spare for one in found if isinstance(one, Submit)]
+
+    assert submits(set()) == [False, False, True, True]
+    assert submits({"m"}) == [False, False]

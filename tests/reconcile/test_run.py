@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -179,6 +179,30 @@ def test_a_bad_configuration_is_said_and_what_runs_is_left_alone(site: Site) -> 
     site.declare(2)
     site.looks(2)
     assert len(site.jobs()) == 2
+
+
+def test_spare_replicas_go_to_their_partition_and_its_refusal_is_no_failure(site: Site) -> None:
+    wished = Deployment("m", "", minimum=1, maximum=3, spare_partition="short")
+    deployments.declare(site.layout, wished)
+    deployments.write_history(site.layout, deployments.History("m", wanted=3))
+    site.looks(2)
+    placed = {
+        (one.spec.spare, one.spec.placement.partition if one.spec.placement else None)
+        for one in launches.read_all(site.layout)
+    }
+    assert placed == {(False, "main"), (True, "short")}
+    assert len(site.jobs()) == 3
+    # The same where the partition is gone: the safe one comes, and the others are tried rarely.
+    gone = replace(wished, spare_partition="no-such")
+    deployments.declare(site.layout, gone)
+    said = len(site.said)
+    site.looks(4, pause_s=2.0)
+    refusals = [line for line in site.said[said:] if "could not be submitted" in line]
+    assert len(refusals) == 1
+    assert "no-such" in refusals[0]
+    assert deployments.read_history(site.layout, "m").failures == 0
+    safe = [one for one in launches.read_all(site.layout) if not one.spec.spare]
+    assert len(safe) >= 1
 
 
 def test_a_damaged_declaration_ends_nothing(site: Site) -> None:
