@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modeltainer.hpc.gres import parse_gres
-from modeltainer.hpc.shard import NAME as SHARD
+from modeltainer.hpc.shards import NAME as SHARD
 from modeltainer.registry.layout import Layout
 from modeltainer.spec import LaunchSpec
 

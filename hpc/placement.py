@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 from modeltainer.hpc.gres import Gres
 from modeltainer.hpc.hostlist import expand
-from modeltainer.hpc.shard import NAME as SHARD
-from modeltainer.hpc.shard import SharedGpus
+from modeltainer.hpc.shards import NAME as SHARD
+from modeltainer.hpc.shards import SharedGpus
 from modeltainer.hpc.snapshot import Node, Partition, Snapshot
 from modeltainer.spec import Placement, Resources, Share
 
@@ -417,8 +417,9 @@ def _gres(best: _Candidate, snapshot: Snapshot, resources: Resources) -> str | N
         kinds = {
             kind.gpu.type for node in snapshot.nodes_of(best.partition) for kind in node.shared
         }
-        # The type only where there is a choice: not every site shows one of its shards.
-        return Gres(SHARD, best.gpu.type if len(kinds) > 1 else None, 0).option(best.shards)
+        # Where there is a choice, the type is named even if the node does not show it yet.
+        type_ = best.gpu.type if len(kinds) > 1 else best.shared.type
+        return Gres(SHARD, type_, best.shards).option(best.shards)
     everywhere = [gpu for node in snapshot.nodes_of(best.partition) for gpu in _gpus(node)]
     alike = resources.nodes == 1 or len({gpu.type for gpu in everywhere}) == 1
     if _untyped(resources) and alike and not any(gpu.is_mig for gpu in everywhere):

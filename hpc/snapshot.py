@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from modeltainer.hpc.commands import SlurmError, run, slurm_version
 from modeltainer.hpc.gres import Gres, free, parse_gres
 from modeltainer.hpc.hostlist import expand
-from modeltainer.hpc.shard import SharedGpus, shared_gpus, without_shared
+from modeltainer.hpc.shards import SharedGpus, shared_gpus, without_shared
 
 _UNUSABLE = frozenset(
     {

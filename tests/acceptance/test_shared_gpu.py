@@ -23,7 +23,7 @@ def test_two_models_are_two_jobs_on_one_gpu(cluster: Cluster) -> None:
         }
     # What the engine itself is started with: the job's own is not always the step's.
     alice.config["site"]["prelude"] = [
-        f"srun --overlap env > {alice.home}/devices.$SLURM_JOB_ID",
+        f"srun --overlap --gres=shard:1 env > {alice.home}/devices.$SLURM_JOB_ID",
     ]
     alice.write_config()
 
@@ -33,7 +33,9 @@ def test_two_models_are_two_jobs_on_one_gpu(cluster: Cluster) -> None:
     )
     rows = json.loads(done.stdout)
     assert [row["state"] for row in rows] == ["ready"] * 2
-    assert {(row["node"], row["gres"], row["gpus"]) for row in rows} == {("c1", "shard:1", 0.25)}
+    assert {(row["node"], row["gres"], row["gpus"]) for row in rows} == {
+        ("c1", "shard:a100:1", 0.25)
+    }
     jobs = {row["job_id"] for row in rows}
     assert len(jobs) == 2
     devices = set()
@@ -48,6 +50,9 @@ def test_two_models_are_two_jobs_on_one_gpu(cluster: Cluster) -> None:
     [gpus] = [found for found in json.loads(doctor) if found["name"] == "gpus"]
     assert "a100 (3 of 4 free)" in gpus["message"], gpus
     assert "shard of a100 (14 of 16 free)" in gpus["message"], gpus
+
+    whole = "srun -p gpu -w c1 --mem=100M --gres=gpu:a100:1 printenv CUDA_VISIBLE_DEVICES"
+    assert f"CUDA_VISIBLE_DEVICES={alice.sh(whole).stdout.strip()}" not in devices
 
     alice.mt("gateway start")
     for name in ("gemma", "second"):

@@ -90,7 +90,7 @@ def planned(
         ("gh200", "llama-3.1-70b", {}, "normal", "gpu:gh200:2"),
         # A part of a GPU only for who may share one, and only where one is enough.
         ("shards", "qwen2.5-7b-awq", {}, "various", "gpu:a30:1"),
-        ("shards", "qwen2.5-7b-awq", {"shared": True}, "shared", "shard:2"),
+        ("shards", "qwen2.5-7b-awq", {"shared": True}, "shared", "shard:a100:2"),
         (
             "shards",
             "qwen2.5-7b-awq",
@@ -98,7 +98,7 @@ def planned(
             "various",
             "shard:l40s:1",
         ),
-        ("shards", "qwen2.5-7b", {"shared": True, "partition": "shared"}, "shared", "shard:4"),
+        ("shards", "qwen2.5-7b", {"shared": True, "partition": "shared"}, "shared", "shard:a100:4"),
         ("shards", "qwen2.5-7b", {"shared": True, "partition": "full"}, "full", "gpu:a100:1"),
         ("shards", "llama-3.1-70b", {"shared": True}, "full", "gpu:a100:4"),
         ("shards", "qwen2.5-7b", {"shared": True, "gpu_type": "l40s"}, "various", "shard:l40s:2"),

@@ -130,24 +130,29 @@ def test_choices(snapshot: Snapshot, wanted: Resources, partition: str, gres: st
     ("wanted", "gres", "part", "says"),
     [
         # The fewest shards of one GPU that hold it; one where no memory is asked for.
-        ({"gpu_memory_mib": 9 * GIB}, "shard:1", 1 / 4, "1 of 4 shards of a GPU a100 (10 GiB)"),
+        (
+            {"gpu_memory_mib": 9 * GIB},
+            "shard:a100:1",
+            1 / 4,
+            "1 of 4 shards of a GPU a100 (10 GiB)",
+        ),
         (
             {"gpu_memory_mib": 11 * GIB, "partition": "a100"},
-            "shard:2",
+            "shard:a100:2",
             1 / 2,
             "the fewest that hold 11 GiB",
         ),
-        ({}, "shard:1", 1 / 4, "no memory was asked for"),
-        ({"gpu_type": "A100", "gpu_memory_mib": 29 * GIB}, "shard:3", 3 / 4, "30 GiB"),
+        ({}, "shard:a100:1", 1 / 4, "no memory was asked for"),
+        ({"gpu_type": "A100", "gpu_memory_mib": 29 * GIB}, "shard:a100:3", 3 / 4, "30 GiB"),
         # What takes all of a GPU is not shared; neither is what no part can be measured for.
         ({"gpu_memory_mib": 31 * GIB, "partition": "a100"}, "gpu:a100:1", None, "only a whole one"),
         ({"gpu_memory_mib": 1, "partition": "untyped"}, "gpu:1", None, "memory is not known"),
         ({"partition": "untyped"}, "shard:1", 1 / 4, "of a GPU (no type)"),
-        # The type is named where there is a choice.
+        # Several kinds in one partition.
         ({"gpu_memory_mib": 11 * GIB, "partition": "mixed"}, "shard:l4:1", 1 / 2, "12 GiB"),
         ({"gpu_memory_mib": 13 * GIB, "partition": "mixed"}, "shard:a100:2", 1 / 2, "20 GiB"),
         # A slice where it is smaller and allowed.
-        ({"gpu_memory_mib": 4 * GIB, "partition": "slices"}, "shard:1", 1 / 2, "l4"),
+        ({"gpu_memory_mib": 4 * GIB, "partition": "slices"}, "shard:l4:1", 1 / 2, "l4"),
         (
             {"gpu_memory_mib": 4 * GIB, "partition": "slices", "mig": True},
             "gpu:a100_1g.5gb:1",
@@ -178,9 +183,9 @@ def test_a_type_divided_in_two_ways_counts_by_the_finer() -> None:
     coarse, fine = node("n1", "gpu:a100:1,shard:a100:2"), node("n2", "gpu:a100:1,shard:a100:4")
     snapshot = Snapshot((coarse, fine), (Partition("p", default=True, nodes=("n1", "n2")),))
     placed = place(snapshot, Resources(gpus=1, shared=True, gpu_memory_mib=15 * GIB))
-    assert (placed.gres, placed.share) == ("shard:2", Share(1 / 2, "a100"))
+    assert (placed.gres, placed.share) == ("shard:a100:2", Share(1 / 2, "a100"))
     wide = place(snapshot, Resources(gpus=1, shared=True, gpu_memory_mib=25 * GIB))
-    assert (wide.gres, wide.share) == ("shard:3", Share(3 / 4, "a100"))
+    assert (wide.gres, wide.share) == ("shard:a100:3", Share(3 / 4, "a100"))
     assert any("free now on n2" in reason for reason in wide.reasons)
 
 

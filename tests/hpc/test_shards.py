@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeltainer.hpc.gres import Gres, parse_gres
-from modeltainer.hpc.shard import shared_gpus, without_shared
+from modeltainer.hpc.shards import shared_gpus, without_shared
 
 VIRTUAL = "gpu:a100:2,gpu:a100_1g.10gb:4,shard:a100:8,shard:a100_1g.10gb:0"
 

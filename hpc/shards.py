@@ -31,6 +31,8 @@ class SharedGpus:
     """GPUs of one kind on one node that are divided into shards."""
 
     gpu: Gres
+    type: str | None
+    """Of the shards, as the node shows them."""
     per_gpu: int
     """Shards of one of them; where they differ, of the one with most."""
     free: int
@@ -76,7 +78,7 @@ def shared_gpus(gres: Iterable[Gres], used: Iterable[Gres]) -> tuple[SharedGpus,
         else:
             per_gpu = max(1, shards[kind].count // number)
             left = per_gpu if idle[gpu.type] else 0
-        found.append(SharedGpus(gpu, per_gpu, left))
+        found.append(SharedGpus(gpu, kind, per_gpu, left))
     return tuple(found)
 
 
