@@ -3,8 +3,8 @@
 A site chooses its own type names: ``gpu:a100:4``, ``gpu:nvidia_a100_1g.10gb:2``, ``gpu:1g.10gb:7``,
 ``gpu:a100-mig-1g.10gb:2`` or no type at all. The grammar is that of gres.conf(5), slurm.conf(5)
 (``Gres=name[:type][:no_consume]:count``), and of what ``scontrol show node`` adds to it: sockets
-(``(S:0-1)``) or, for what is in use, indices (``(IDX:0,2-3)``). TRES (``gres/gpu:a100=4``) are read
-too.
+(``(S:0-1)``) or, for what is in use, indices (``(IDX:0,2-3)``) and, for shards, how many of each
+GPU's are (``(3/4,0/4)``). TRES (``gres/gpu:a100=4``) are read too.
 
 Memory of a MIG slice is in its profile's name: NVIDIA's MIG user guide, "Supported profiles"
 (``1g.10gb``: one compute slice and 10 GB; ``+me`` adds media engines, ``+gfx`` graphics, ``-me``
@@ -90,6 +90,9 @@ class Gres:
     type: str | None
     count: int
     consumable: bool = True
+    parts: tuple[tuple[int | None, int], ...] = ()
+    """Of shards in use: of each GPU, how many are in use (None: a job has the GPU as a whole) and
+    how many it has."""
 
     @property
     def is_gpu(self) -> bool:
@@ -173,7 +176,10 @@ def parse_gres(text: str | None) -> tuple[Gres, ...]:
             totals.add(gres.name)
         key = (gres.name, gres.type)
         before = found.get(key)
-        found[key] = gres if before is None else replace(gres, count=before.count + gres.count)
+        if before is not None:
+            count, parts = before.count + gres.count, before.parts + gres.parts
+            gres = replace(gres, count=count, parts=parts)
+        found[key] = gres
     typed = {name for name, type_ in found if type_ is not None}
     return tuple(gres for gres in found.values() if gres.type or gres.name not in totals & typed)
 
@@ -214,7 +220,16 @@ def _parse_entry(entry: str) -> Gres | None:
         if number:
             count = int(number[1]) * _MULTIPLIERS[number[2].upper()]
             rest = rest[:-1]
-    return Gres(name, ":".join(rest) or None, count, consumable)
+    return Gres(name, ":".join(rest) or None, count, consumable, _parts(entry))
+
+
+def _parts(entry: str) -> tuple[tuple[int | None, int], ...]:
+    """``(3/4,-/4)``; the dash is a GPU that a job has as a whole."""
+    inside = re.search(r"\(((?:\d+|-)/\d+(?:,(?:\d+|-)/\d+)*)\)", entry)
+    if inside is None:
+        return ()
+    pairs = (part.split("/") for part in inside[1].split(","))
+    return tuple((None if busy == "-" else int(busy), int(has)) for busy, has in pairs)
 
 
 def free(total: Iterable[Gres], used: Iterable[Gres]) -> tuple[Gres, ...]:

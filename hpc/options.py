@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from modeltainer.hpc.gres import parse_gres
+from modeltainer.hpc.shards import NAME as SHARD
 from modeltainer.registry.layout import Layout
 from modeltainer.spec import LaunchSpec
 
@@ -92,7 +94,7 @@ def slurm_options(spec: LaunchSpec, output: str) -> list[Option]:
         Option("ntasks-per-node", 1, "with one task on each: the agent, which starts the engine."),
         Option("cpus-per-task", wanted.cpus, "CPU cores of the agent and the engine together."),
         Option("mem", memory, "Host memory, not the GPU's."),
-        Option("gres", gres, "GPUs or MIG slices, by the site's own type names (sinfo -o %G)."),
+        Option("gres", gres, "GPUs, slices or shards, by the site's own names (sinfo -o %G)."),
         Option("constraint", wanted.constraint, "Only nodes with these features."),
         Option("nodelist", wanted.nodelist, "Only these nodes."),
         Option("exclude", wanted.exclude, "Not these nodes: they have fallen silent."),
@@ -115,12 +117,14 @@ def srun_arguments(spec: LaunchSpec) -> list[str]:
     """Since 22.05 srun no longer takes ``--cpus-per-task`` over from sbatch (srun(1)): without it
     the agent and its engine would share one core. Output is appended to what the prelude wrote.
 
-    A job may ask for a type's shards; a step of it that asks with the type is refused ("Invalid
-    generic resource specification"; seen with 22.05 and 26.05)."""
+    A step that inherits shards with a type is refused ('Invalid generic resource', seen with
+    22.05 to 26.05; so is one that names the type), but not one that asks for their number."""
     arguments = [f"--cpus-per-task={spec.resources.cpus}", "--open-mode=append"]
-    if spec.placement is not None and spec.placement.share is not None:
-        name, *_, count = str(spec.placement.gres).split(":")
-        arguments.append(f"--gres={name}:{count}")
+    arguments += [
+        f"--gres={one.name}:{one.count}"
+        for one in parse_gres(spec.placement.gres if spec.placement else None)
+        if one.name == SHARD and one.type is not None
+    ]
     if spec.resources.nodes > 1:
         # Agents see each other end, and say why; what does not end by itself, srun ends after this.
         arguments += [f"--wait={RANKS_WAIT_S}", "--kill-on-bad-exit=0"]

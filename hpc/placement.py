@@ -10,13 +10,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modeltainer.hpc.gres import Gres
 from modeltainer.hpc.hostlist import expand
-from modeltainer.hpc.shards import Share, free_shards, smallest_share
+from modeltainer.hpc.shards import NAME as SHARD
+from modeltainer.hpc.shards import SharedGpus
 from modeltainer.hpc.snapshot import Node, Partition, Snapshot
-from modeltainer.spec import Placement, Resources
+from modeltainer.spec import Placement, Resources, Share
 
 
 class PlacementError(Exception):
@@ -42,15 +43,16 @@ class _Candidate:
     partition: Partition
     node: Node
     gpu: Gres | None
-    share: Share | None = None
-    """Of one such GPU; None: all of them that are wanted."""
+    shared: SharedGpus | None = None
+    """Not the whole GPU but some of its shards."""
+    shards: int = 0
 
     @property
-    def gpu_mib(self) -> int | None:
-        """Memory of what one process would have, MiB; None where it is not known."""
-        if self.share is not None:
-            return self.share.memory_mib
-        return None if self.gpu is None else self.gpu.memory_mib
+    def memory_mib(self) -> int | None:
+        """What its name says of the memory that a job would have, MiB."""
+        if self.gpu is None or self.gpu.memory_mib is None or self.shared is None:
+            return None if self.gpu is None else self.gpu.memory_mib
+        return self.gpu.memory_mib * self.shards // self.shared.per_gpu
 
 
 def place(
@@ -62,8 +64,8 @@ def place(
     only if nothing there fits, the cluster's default and then the others. A GPU type that is named
     is taken as it is, slice or not; else ``mig=False`` keeps whole GPUs, ``True`` allows slices for
     a single GPU (several slices cannot work on one model together: NCCL does not cross them), and a
-    profile demands it in whatever spelling the site has. ``shared`` allows a share of a GPU, which
-    is what then wins where there are shards, being smaller than the whole.
+    profile demands it in whatever spelling the site has. With ``shared``, a single GPU may be some
+    of a GPU's shards, which go before a whole one wherever they are enough.
 
     Raises:
         PlacementError: nothing fits.
@@ -80,12 +82,14 @@ def place(
     chosen = frozenset((resources.partition or "").split(",")) | frozenset(partitions_preferred)
     best = min(fitting, key=lambda one: _preference(one, resources, order, chosen))
     reasons = _reasons(best, fitting, resources, fallen_back, bool(partitions_preferred))
+    if _may_share(resources) and best.shared is None and best.gpu is not None:
+        reasons = (*reasons, _why_whole(best, snapshot, resources))
     return Placement(
         best.partition.name,
         _gres(best, snapshot, resources),
         resources.walltime_s,
         reasons,
-        best.share.fraction if best.share is not None else None,
+        None if best.shared is None else Share(_part(best), _gpu(best).type),
     )
 
 
@@ -134,12 +138,13 @@ def _fitting(
             "take another partition, or ask the site when it is back",
         )
     left = [
-        _Candidate(partition, node, gpu, share)
+        _Candidate(partition, node, gpu)
         for partition in up
         for node in snapshot.nodes_of(partition)
         for gpu in (_gpus(node) if resources.gpus else (None,))
-        for share in (None, *_shares(node, gpu, resources))
     ]
+    if _may_share(resources):
+        left += [one for partition in up for one in _shares(snapshot, partition, resources)]
     if not left:
         raise PlacementError("no-gpus", f"partition {names} has no GPUs", _where_gpus_are(snapshot))
     for meets, refusal in _needs(snapshot, resources, up):
@@ -149,11 +154,34 @@ def _fitting(
     return _on_enough_nodes(left, resources) if resources.nodes > 1 else left
 
 
-def _shares(node: Node, gpu: Gres | None, resources: Resources) -> tuple[Share, ...]:
-    if gpu is None or not resources.shared:
-        return ()
-    found = smallest_share(node, gpu, resources.gpu_memory_mib or 0)
-    return () if found is None else (found,)
+def _may_share(resources: Resources) -> bool:
+    return (
+        resources.shared
+        and (resources.gpus, resources.nodes) == (1, 1)
+        and not isinstance(resources.mig, str)
+    )
+
+
+def _shares(snapshot: Snapshot, partition: Partition, resources: Resources) -> Iterable[_Candidate]:
+    """Parts of a GPU that hold what is asked for, one candidate for each kind of GPU of a node.
+
+    Where nodes divide GPUs of one type differently, the finest counts: the request cannot tell
+    them apart, and the part that is promised to the engine must hold on each.
+    """
+    having = [(node, kind) for node in snapshot.nodes_of(partition) for kind in node.shared]
+    finest: dict[str | None, int] = {}
+    for _, kind in having:
+        finest[kind.gpu.type] = max(kind.per_gpu, finest.get(kind.gpu.type, 0))
+    for node, kind in having:
+        alike = replace(kind, per_gpu=finest[kind.gpu.type])
+        shards = alike.shards_for(resources.gpu_memory_mib)
+        if shards is not None and shards <= kind.per_gpu:
+            yield _Candidate(partition, node, kind.gpu, alike, shards)
+
+
+def _part(one: _Candidate) -> float:
+    assert one.shared is not None
+    return one.shards / one.shared.per_gpu
 
 
 def _on_enough_nodes(fitting: Sequence[_Candidate], resources: Resources) -> list[_Candidate]:
@@ -353,17 +381,17 @@ def _free_now(one: _Candidate, resources: Resources) -> bool:
         return False
     if one.gpu is None:
         return True
-    if one.share is not None:
-        return free_shards(one.node) >= one.share.shards
+    if one.shared is not None:
+        return one.shared.free >= one.shards
     left = sum(gpu.count for gpu in one.node.gres_free if gpu.type == one.gpu.type and gpu.is_gpu)
     return left >= resources.gpus
 
 
 def _preference(
     one: _Candidate, resources: Resources, order: Sequence[str], chosen: frozenset[str]
-) -> tuple[bool, bool, bool, int, bool, bool, int]:
+) -> tuple[bool, bool, bool, bool, int, bool, bool, int]:
     """Smaller is better."""
-    size = one.gpu_mib
+    size = one.memory_mib
     # A CPU job leaves GPU nodes to those who need them.
     waste = bool(_gpus(one.node)) if one.gpu is None else False
     by_size = 0 if _untyped(resources) else (size or 0)
@@ -372,6 +400,8 @@ def _preference(
         _uncertain(one.partition, resources),
         not one.node.usable,
         unknown or waste,
+        # A part of a GPU, or a slice, leaves the rest to others.
+        _may_share(resources) and one.shared is None and not _gpu(one).is_mig,
         by_size,
         # A server that is preempted is little use; but the site or the user may have chosen so.
         one.partition.preemptible and one.partition.name not in chosen,
@@ -383,8 +413,13 @@ def _preference(
 def _gres(best: _Candidate, snapshot: Snapshot, resources: Resources) -> str | None:
     if best.gpu is None:
         return None
-    if best.share is not None:
-        return best.share.option
+    if best.shared is not None:
+        kinds = {
+            kind.gpu.type for node in snapshot.nodes_of(best.partition) for kind in node.shared
+        }
+        # Where there is a choice, the type is named even if the node does not show it yet.
+        type_ = best.gpu.type if len(kinds) > 1 else best.shared.type
+        return Gres(SHARD, type_, best.shards).option(best.shards)
     everywhere = [gpu for node in snapshot.nodes_of(best.partition) for gpu in _gpus(node)]
     alike = resources.nodes == 1 or len({gpu.type for gpu in everywhere}) == 1
     if _untyped(resources) and alike and not any(gpu.is_mig for gpu in everywhere):
@@ -422,8 +457,8 @@ def _reasons(
         one
         for one in fitting
         if one.partition is partition
-        and one.share == best.share
         and (best.gpu is None or _gpu(one).type == best.gpu.type)
+        and (one.shared is None) == (best.shared is None)
     ]
     free = sorted({one.node.name for one in same if _free_now(one, resources)})
     if len(free) >= resources.nodes:
@@ -443,18 +478,12 @@ def _gpu_reasons(
     best: _Candidate, fitting: Sequence[_Candidate], resources: Resources
 ) -> Iterable[str]:
     gpu = _gpu(best)
+    if best.shared is not None:
+        yield from _share_reasons(best, best.shared, resources)
+        return
     kind = (
         f"MIG slice {gpu.profile or gpu.type}" if gpu.is_mig else f"GPU {gpu.type or '(no type)'}"
     )
-    if best.share is not None:
-        share = best.share
-        yield (
-            f"{share.shards} of {share.of} shards of a {kind} ({_gib(share.memory_mib)} of "
-            f"{_gib(gpu.memory_mib or 0)}): other jobs may have the rest"
-        )
-        return
-    if resources.shared:
-        yield "not shared: nothing that is smaller is divided into shards (or shown to be)"
     if resources.gpu_type is not None:
         yield f"{kind}: the type asked for"
     elif isinstance(resources.mig, str):
@@ -476,6 +505,31 @@ def _gpu_reasons(
             f"{resources.gpus} slices: tensor parallelism does not cross MIG slices (NCCL), one "
             "process sees one slice; they serve separate copies at best"
         )
+
+
+def _share_reasons(best: _Candidate, shared: SharedGpus, resources: Resources) -> Iterable[str]:
+    size = "" if best.memory_mib is None else f" ({_gib(best.memory_mib)})"
+    part = (
+        f"{best.shards} of {shared.per_gpu} shards of a GPU {_gpu(best).type or '(no type)'}{size}"
+    )
+    if resources.gpu_memory_mib is None:
+        yield f"{part}: no memory was asked for (resources.gpu_memory)"
+    else:
+        yield f"{part}: the fewest that hold {_gib(resources.gpu_memory_mib)}"
+    yield "other jobs may have the rest of that GPU: Slurm does not keep them from its memory"
+
+
+def _why_whole(best: _Candidate, snapshot: Snapshot, resources: Resources) -> str:
+    """Why a model that may share a GPU gets a whole one, or a slice."""
+    kinds = [kind for node in snapshot.nodes_of(best.partition) for kind in node.shared]
+    if not kinds:
+        return f"not shared: no GPU in {best.partition.name} is divided into shards"
+    wanted = resources.gpu_memory_mib
+    if wanted is not None and all(kind.gpu.memory_mib is None for kind in kinds):
+        return "not shared: the GPUs' memory is not known, so that no part of one can be measured"
+    if _gpu(best).is_mig:
+        return "not shared: this slice is smaller than the shards that would do"
+    return "not shared: no part of a GPU there would do, only a whole one"
 
 
 def _too_long(before: Sequence[_Candidate], resources: Resources) -> PlacementError:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from modeltainer.hpc.commands import SlurmError, run, slurm_version
 from modeltainer.hpc.gres import Gres, free, parse_gres
 from modeltainer.hpc.hostlist import expand
+from modeltainer.hpc.shards import SharedGpus, shared_gpus, without_shared
 
 _UNUSABLE = frozenset(
     {
@@ -72,7 +73,12 @@ class Node:
 
     @property
     def gres_free(self) -> tuple[Gres, ...]:
-        return free(self.gres, self.gres_used)
+        return without_shared(free(self.gres, self.gres_used), self.gres_used)
+
+    @property
+    def shared(self) -> tuple[SharedGpus, ...]:
+        """Its GPUs that jobs may share."""
+        return shared_gpus(self.gres, self.gres_used)
 
 
 @dataclass(frozen=True)

@@ -202,15 +202,15 @@ class Agent:
         return self._facts.now_unix + time.monotonic() - self._began
 
     def _write_run(self, now_unix: float, *, ended: bool) -> None:
-        spec, wanted = self._spec, self._spec.resources
-        if not wanted.gpus:
+        spec = self._spec
+        if not spec.resources.gpus:
             return
         record = RunRecord(
             job_id=self._facts.job_id,
             launch_id=spec.launch_id,
             model=spec.model,
             owner=_user_name(),
-            gpus=wanted.gpus * wanted.nodes,
+            gpus=spec.gpu_count,
             started_unix=self._started_unix,
             seen_unix=now_unix,
             gres=spec.gres,

@@ -49,7 +49,7 @@ class Resources:
     mig: bool | str = False
     """May (True), must not (False) use a MIG slice, or must use this profile (``"1g.10gb"``)."""
     shared: bool = False
-    """A share of a GPU will do, beside other jobs' shares."""
+    """May it have a part of a GPU of which other jobs have the rest (Slurm's shards)?"""
     cpus: int = 4
     memory_mib: int | None = None
     walltime_s: int = 4 * 3600
@@ -63,6 +63,16 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A part of one GPU, which nothing but the engine itself holds to it."""
+
+    part: float
+    """Of the GPU, above 0 and below 1."""
+    gpu_type: str | None = None
+    """The GPU's GRES type, which tells its memory; None where the site gives it none."""
+
+
+@dataclass(frozen=True)
 class Placement:
     """Where a launch goes, as Slurm's own options, and why (see ``mt-submit up --explain``)."""
 
@@ -71,8 +81,8 @@ class Placement:
     """As ``--gres`` takes it, e.g. ``gpu:a100_1g.10gb:1``; None for a CPU job."""
     walltime_s: int
     reasons: tuple[str, ...] = ()
-    share: float | None = None
-    """Of one GPU, by Slurm's shards; None where the job has its GPUs or slices for itself."""
+    share: Share | None = None
+    """The part of a GPU that it may use, where other jobs have the rest."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +163,14 @@ class LaunchSpec:
         if self.placement is not None:
             return self.placement.gres
         return f"gpu:{self.resources.gpus}" if self.resources.gpus else None
+
+    @property
+    def gpu_count(self) -> float:
+        """GPUs of all its nodes together, for accounting: a slice counts as one, a shared GPU by
+        its part."""
+        if self.placement is not None and self.placement.share is not None:
+            return self.placement.share.part
+        return float(self.resources.gpus * self.resources.nodes)
 
 
 def encode(spec: LaunchSpec) -> bytes:

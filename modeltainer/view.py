@@ -45,6 +45,8 @@ class Row:
     job_id: str | None = None
     partition: str | None = None
     gres: str | None = None
+    gpus: float = 0
+    """GPUs or slices of all its nodes together; a GPU that is shared counts by its part."""
     node: str | None = None
     nodes: int = 1
     """How many serve it together; ``node`` is the one that answers."""
@@ -101,6 +103,7 @@ def merge(
         job_id=submission.job_id if submission else None,
         partition=submission.partition if submission else None,
         gres=submission.gres if submission else None,
+        gpus=spec.gpu_count,
         node=job.node,
         age_s=max(0.0, now - submission.submitted_unix) if submission else 0.0,
         reason=job.reason,

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from modeltainer.bench.report.plots import _figure
-from modeltainer.hpc.gres import parse_gres
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,16 +22,14 @@ _COLUMNS = ("launch_id", "model", "state", "node", "queue_s", *_ON_THE_NODE)
 
 
 def launches_frame(rows: Sequence[dict[str, Any]]) -> DataFrame:
-    """One row per launch: its clocks in seconds, ``gpus`` (a MIG slice counts as one), and
-    ``job_hours`` and ``gpu_hours`` since its job began."""
+    """One row per launch: its clocks in seconds, ``gpus`` (a MIG slice counts as one, a shared GPU
+    by its part), and ``job_hours`` and ``gpu_hours`` since its job began."""
     import pandas as pd
 
     frame = pd.DataFrame([{name: row[name] for name in _COLUMNS} for row in rows], columns=_COLUMNS)
     clocks = [name for name in _COLUMNS if name.endswith("_s")]
     frame[clocks] = frame[clocks].astype(float).fillna(0.0)
-    frame["gpus"] = [
-        sum(gres.count for gres in parse_gres(row["gres"]) if gres.is_gpu) for row in rows
-    ]
+    frame["gpus"] = [float(row["gpus"]) for row in rows]
     frame["job_hours"] = frame[list(_ON_THE_NODE)].sum(axis=1) / 3600
     frame["gpu_hours"] = frame["job_hours"] * frame["gpus"]
     return frame

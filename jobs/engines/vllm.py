@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -20,8 +19,8 @@ from modeltainer.jobs.engines.base import (
 )
 from modeltainer.jobs.engines.options import to_arguments
 from modeltainer.jobs.probe import NotYetError, Target
-from modeltainer.sizing.fit import utilization
-from modeltainer.spec import LaunchSpec, Resources
+from modeltainer.sizing.fit import shared_utilization, utilization
+from modeltainer.spec import Placement, Resources
 
 CONFIG_FILE = "vllm.yaml"
 """Its content is JSON, which is YAML too."""
@@ -64,9 +63,8 @@ class Vllm:
         argv += _parallelism(spec.resources, options)
         if start.rank is not None:
             argv += _rank_options(start.rank, given)
-        share = _memory_share(spec)
-        if share is not None and not {"gpu-memory-utilization", "kv-cache-memory-bytes"} & given:
-            argv += ["--gpu-memory-utilization", f"{share:.2f}"]
+        if "gpu-memory-utilization" not in given:
+            argv += _memory_options(spec.placement, given)
         argv += to_arguments(options, lists="spread")
         env = {
             **cache_environment(spec.site.cache, spec.engine),
@@ -147,19 +145,21 @@ def _rank_options(rank: Rank, given: Collection[str]) -> list[str]:
     return [*argv, "--headless"] if rank.number else argv
 
 
-def _memory_share(spec: LaunchSpec) -> float | None:
-    """The fraction of the device's memory that vLLM may take; None leaves it to its default.
+def _memory_options(placement: Placement | None, given: Collection[str]) -> list[str]:
+    """How much of the GPU's memory is this engine's; a whole GPU is left to vLLM's default.
 
-    On a MIG slice the default leaves too little for the CUDA context, and what NVML reports there
-    is the parent's memory. On a share of a GPU, the fraction is of the whole GPU and for this
-    instance alone (vllm/config/cache.py, ``gpu_memory_utilization``).
+    That default leaves too little for the CUDA context on a small MIG slice, where NVML reports the
+    parent's memory; and all of a GPU that others share is not this engine's. There the fraction
+    counts even beside ``--kv-cache-memory-bytes``: vLLM does not start when less than that is free
+    (vllm/v1/worker/utils.py, ``request_memory``).
     """
-    placement = spec.placement
     if placement is None:
-        return None
+        return []
     if placement.share is not None:
-        mine = spec.resources.gpu_memory_mib or 0
-        return max(0.01, math.floor(placement.share * utilization(mine) * 100) / 100)
-    sizes = (usable_mib(one.type) for one in parse_gres(placement.gres) if one.is_mig)
-    size = next(sizes, None)
-    return None if size is None else utilization(size)
+        memory = usable_mib(placement.share.gpu_type)
+        fraction = f"{shared_utilization(memory, placement.share.part):.3f}"
+        return ["--gpu-memory-utilization", fraction]
+    slices = [usable_mib(one.type) for one in parse_gres(placement.gres) if one.is_mig]
+    if not slices or slices[0] is None or "kv-cache-memory-bytes" in given:
+        return []
+    return ["--gpu-memory-utilization", f"{utilization(slices[0]):.2f}"]

@@ -22,6 +22,7 @@ from modeltainer.cli.text import counted
 
 if TYPE_CHECKING:
     from modeltainer.config.schema import Config
+    from modeltainer.hpc.gres import Gres
 
 Status = Literal["ok", "warning", "failure"]
 LOW_SPACE_BYTES = 20 * 1024**3
@@ -150,7 +151,7 @@ def check_partitions(site: Site) -> Finding | None:
 
 
 def check_gpus(site: Site) -> Finding | None:
-    """GPUs and MIG slices that Slurm offers, by type."""
+    """GPUs and MIG slices that Slurm offers, by type, and shards of GPUs."""
     from modeltainer.hpc.commands import SlurmError
     from modeltainer.hpc.snapshot import take_snapshot
 
@@ -164,15 +165,23 @@ def check_gpus(site: Site) -> Finding | None:
     free: Counter[str] = Counter()
     for node in nodes:
         for gres in node.gres:
-            total[gres.type or gres.name] += gres.count
+            total[_label(gres)] += gres.count
         for gres in node.gres_free if node.usable else ():
-            free[gres.type or gres.name] += gres.count
+            free[_label(gres)] += gres.count
     if not total:
         return Finding(
             "gpus", "warning", "Slurm offers no GPUs", "only models with gpus: 0 can be launched"
         )
-    words = [f"{kind} ({free[kind]} of {count} free)" for kind, count in sorted(total.items())]
+    words = [
+        f"{kind} ({free[kind]} of {count} free)" for kind, count in sorted(total.items()) if count
+    ]
     return Finding("gpus", "ok", ", ".join(words))
+
+
+def _label(gres: Gres) -> str:
+    if gres.is_gpu:
+        return gres.type or gres.name
+    return f"{gres.name} of {gres.type}" if gres.type else gres.name
 
 
 def check_apptainer(site: Site) -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from modeltainer.cli.clocks import clock_time
-from modeltainer.cli.text import span, table
+from modeltainer.cli.text import counted, span, table
 from modeltainer.registry.records import State
 from modeltainer.view import Row
 
@@ -37,13 +37,15 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def device(gres: str | None) -> str:
-    """``2x a100`` for ``gpu:a100:2``; one is not counted, none is ``cpu``."""
+    """``2x a100`` for ``gpu:a100:2``; one is not counted, none is ``cpu``. Shards are named."""
     if not gres:
         return "cpu"
     name, _, rest = gres.partition(":")
     kind, _, count = rest.rpartition(":")
     if not count.isdigit():
         kind, count = count, "1"
+    if name == "shard":
+        return f"{counted(int(count), name)} {kind}".rstrip()
     return f"{count}x {kind or name}" if count != "1" else kind or name
 
 

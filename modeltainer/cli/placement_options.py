@@ -59,9 +59,9 @@ _OPTIONS = (
     ),
     click.option("--no-mig", is_flag=True, help="Whole GPUs only."),
     click.option(
-        "--shared/--not-shared",
+        "--shared/--no-shared",
         default=None,
-        help="A share of a GPU will do, of --gpu-memory, where the site has shards.",
+        help="A part of one GPU will do, where the site shares GPUs (Slurm's shards).",
     ),
     click.option(
         "--time",

@@ -47,6 +47,11 @@ if TYPE_CHECKING:
 @click.option("--kv-fp8", is_flag=True, help="A KV cache of 8-bit numbers.")
 @click.option("--partition", "-p", metavar="NAME", help="Only this partition's GPUs.")
 @click.option(
+    "--shared/--no-shared",
+    default=None,
+    help="A part of one GPU will do, where the site shares GPUs. [default: the model's own]",
+)
+@click.option(
     "--any-gpu", is_flag=True, help="Common GPUs and slices instead of this cluster's own."
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
@@ -62,16 +67,21 @@ def command(
     engine: str | None,
     kv_fp8: bool,
     partition: str | None,
+    shared: bool | None,
     any_gpu: bool,
     as_json: bool,
 ) -> None:
     """Size MODEL: a name in models.yaml, a folder, a config.json, a .gguf, or a hub id that is in
     the local Hugging Face cache. Nothing is downloaded and nothing is submitted.
+
+    Where a cluster divides GPUs into shards, the table has the smallest part that holds the model;
+    it is the answer only for a model that may share a GPU.
     """
     from modeltainer.sizing.fit import Wish, best, fits
     from modeltainer.sizing.launch import DEFAULT_CONTEXT
 
-    shape, named_engine, named_context = _shape(invocation, model)
+    shape, named_engine, named_context, may_share = _shape(invocation, model)
+    may_share = may_share if shared is None else shared
     chosen: Any = engine or named_engine or ("llamacpp" if shape.quantization == "gguf" else "vllm")
     wish = Wish(
         chosen,
@@ -81,12 +91,15 @@ def command(
         1 if kv_fp8 else 2,
     )
     devices, where = _devices(partition, any_gpu)
-    answers = fits(shape, devices, wish)
-    winner = best(answers)
+    answers = fits(shape, [one for one in devices if shared is not False or not one.shards], wish)
+    winner = best(answers, shared=may_share)
     if as_json:
         echo_json(_json(shape, wish, answers, winner))
     else:
         _show(shape, wish, answers, winner, where)
+        part = best([one for one in answers if one.device.share < 1])
+        if part is not None and not may_share:
+            click.echo(f"\nif it may share a GPU (--shared): {part.device.name}")
     if winner is None:
         raise Failure(
             f"nothing of {where} holds it at context {wish.context} x {concurrency}",
@@ -95,13 +108,15 @@ def command(
         )
 
 
-def _shape(invocation: Invocation, model: str) -> tuple[ModelShape, str | None, int | None]:
+def _shape(invocation: Invocation, model: str) -> tuple[ModelShape, str | None, int | None, bool]:
+    """The model's shape, and what models.yaml says of its engine, its context and whether it may
+    share a GPU."""
     from modeltainer.config.problems import ConfigError
     from modeltainer.spec import Source
     from modeltainer.weights.inspect import NoWeightsError
 
     path = Path(model).expanduser()
-    engine, context = None, None
+    engine, context, may_share = None, None, False
     source: Source
     cache: str | None = None
     if path.exists():
@@ -117,6 +132,8 @@ def _shape(invocation: Invocation, model: str) -> tuple[ModelShape, str | None, 
         if name is not None:
             section = config.models[name]
             engine, context = section.engine, section.context
+            own = section.resources.shared
+            may_share = bool(config.site.defaults.shared if own is None else own)
             given = section.source
             source = (
                 Source("path", str(given.path))
@@ -134,7 +151,7 @@ def _shape(invocation: Invocation, model: str) -> tuple[ModelShape, str | None, 
     from modeltainer.service import model_shape
 
     try:
-        return model_shape(source, cache=cache), engine, context
+        return model_shape(source, cache=cache), engine, context, may_share
     except NoWeightsError as error:
         raise Failure(str(error), "", exit_codes.NO_MATCH) from error
 

@@ -37,7 +37,8 @@ def command(invocation: Invocation, /, by: str, since: int | None, as_json: bool
 
     Tokens are counted by the engines; an answer that broke off before is shown as uncounted. By
     model and by day there are GPU hours too, where jobs had GPUs: by Slurm's accounting where the
-    site has it, else by what each job's agent has noted. A MIG slice counts as a GPU.
+    site has it, else by what each job's agent has noted. A MIG slice counts as a GPU, a
+    shared GPU by its part.
     """
     from modeltainer.registry import runs, usage
 

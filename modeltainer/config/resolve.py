@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from modeltainer.apptainer.image import ImageError, check_file, is_uri
-from modeltainer.config.schema import Config, ModelSection, NodeCacheSection, SecretSection
+from modeltainer.config.schema import (
+    Config,
+    ModelSection,
+    NodeCacheSection,
+    SecretSection,
+    sharing_refusal,
+)
 from modeltainer.registry.layout import new_launch_id
 from modeltainer.spec import LaunchSpec, NodeCache, Resources, RuntimeName, Site, Source
 from modeltainer.weights.gguf import BadGgufError, read_header
@@ -93,7 +99,7 @@ def launch_spec(
             f"{model}: llama-server downloads a repository's main revision only; download the "
             ".gguf of that revision and give its path"
         )
-    resources = _resources(config, section, overrides)
+    resources = _resources(model, config, section, overrides)
     if resources.nodes > 1:
         _check_nodes(model, section, resources, runtime, executor)
     image = _image(config, section, resources) if runtime == "apptainer" else None
@@ -229,8 +235,14 @@ def _source(model: str, section: ModelSection) -> Source:
     return Source("path", str(source.path))
 
 
-def _resources(config: Config, section: ModelSection, overrides: Overrides) -> Resources:
-    """Command line over model over site defaults; the partition's own account and QOS last."""
+def _resources(
+    model: str, config: Config, section: ModelSection, overrides: Overrides
+) -> Resources:
+    """Command line over model over site defaults; the partition's own account and QOS last.
+
+    Raises:
+        CannotLaunchError: this model shall share a GPU and cannot.
+    """
     merged: dict[str, Any] = {}
     for layer in (config.site.defaults, section.resources):
         merged.update(layer.model_dump(exclude_none=True))
@@ -257,7 +269,12 @@ def _resources(config: Config, section: ModelSection, overrides: Overrides) -> R
     asks_gpu = section.engine == "vllm" or any(
         merged.get(name) for name in ("gpu_memory", "gpu_type", "mig", "shared")
     )
-    found = Resources(
+    refusal = sharing_refusal(merged.get("gpus"), merged.get("nodes"), merged.get("mig"))
+    if merged.get("shared") and refusal is not None:
+        if overrides.shared or section.resources.shared:
+            raise CannotLaunchError(f"{model}: resources.{refusal}")
+        merged["shared"] = False  # the site's default, which is for the models that can
+    return Resources(
         nodes=merged.get("nodes", 1),
         gpus=merged.get("gpus", 1 if asks_gpu else 0),
         gpu_memory_mib=merged.get("gpu_memory"),
@@ -273,32 +290,6 @@ def _resources(config: Config, section: ModelSection, overrides: Overrides) -> R
         constraint=merged.get("constraint"),
         nodelist=merged.get("nodelist"),
     )
-    if found.shared:
-        _check_shared(found)
-    return found
-
-
-def _check_shared(wanted: Resources) -> None:
-    """A share is of one GPU, and somebody must have said how large.
-
-    Raises:
-        CannotLaunchError: it is not so.
-    """
-    if wanted.gpus != 1 or wanted.nodes != 1:
-        raise CannotLaunchError(
-            f"resources.shared is for a share of one GPU, not for {wanted.gpus} on "
-            f"{wanted.nodes} node(s); leave shared out, or ask for gpus: 1"
-        )
-    if isinstance(wanted.mig, str):
-        raise CannotLaunchError(
-            f"resources.shared and the MIG profile {wanted.mig} exclude each other; mig: true "
-            "beside shared takes whichever is smaller"
-        )
-    if wanted.gpu_memory_mib is None:
-        raise CannotLaunchError(
-            "resources.shared needs resources.gpu_memory (--gpu-memory): how much of the GPU is to "
-            "be this model's; mt-submit size MODEL says what it needs"
-        )
 
 
 def _image(config: Config, section: ModelSection, resources: Resources) -> str:

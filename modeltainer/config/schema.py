@@ -96,6 +96,20 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+def sharing_refusal(gpus: int | None, nodes: int | None, mig: bool | str | None) -> str | None:
+    """Why a model that asks for this cannot share a GPU (``resources.shared``); None if it can."""
+    if gpus not in {None, 1}:
+        return f"shared is for a part of one GPU, and gpus is {gpus}; leave one of them out"
+    if nodes not in {None, 1}:
+        return f"shared is for one node, and nodes is {nodes}; leave one of them out"
+    if isinstance(mig, str):
+        return (
+            f"shared is for GPUs that are not cut into slices, and mig asks for {mig}; write "
+            "mig: true where either will do"
+        )
+    return None
+
+
 class SourceSection(Section):
     """Where the weights come from. Short forms: ``org/name`` for a hub id, or a path."""
 
@@ -147,8 +161,8 @@ class ResourcesSection(Section):
     mig: bool | Annotated[str, StringConstraints(pattern=r"^\d+g\.\d+gb(\+me)?$")] | None = None
     """``true``: a MIG slice will do, ``false``: whole GPUs only, ``"1g.10gb"``: this profile."""
     shared: bool | None = None
-    """``true``: a share of a GPU will do, where the site has divided its GPUs into shards. Needs
-    ``gpu_memory``, which the engine keeps to; Slurm does not see to it that others do."""
+    """``true``: a part of one GPU will do, where the site divides GPUs into Slurm's shards. Other
+    jobs have the rest, and nothing keeps them from its memory."""
     cpus: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU cores of the job."""
     memory: MemoryMiB | None = None
@@ -162,6 +176,13 @@ class ResourcesSection(Section):
     """Node features, as ``sbatch --constraint`` takes them."""
     nodelist: str | None = None
     """Only these nodes, as ``sbatch --nodelist`` takes them."""
+
+    @model_validator(mode="after")
+    def _shared_alone(self) -> ResourcesSection:
+        refusal = sharing_refusal(self.gpus, self.nodes, self.mig) if self.shared else None
+        if refusal is not None:
+            raise ValueError(refusal)
+        return self
 
 
 class SecretSection(Section):

@@ -47,7 +47,8 @@ class Replica:
     """For how long it is known to have no job."""
     silent_s: float = 0.0
     in_flight: int = 0
-    gpus: int = 0
+    gpus: float = 0
+    """Of all its nodes; a GPU that is shared counts by its part."""
     spare: bool = False
     """Beyond the minimum, in a partition where it may be preempted."""
     submitted_unix: float = 0.0

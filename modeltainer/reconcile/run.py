@@ -478,7 +478,7 @@ def _replica(
         running_s=max(0.0, time.time() - started) if started is not None else 0.0,
         unsubmitted_s=phase_s if phase is Phase.UNSUBMITTED else 0.0,
         silent_s=phase_s if phase is Phase.SILENT else 0.0,
-        gpus=spec.resources.gpus * spec.resources.nodes,
+        gpus=spec.gpu_count,
         spare=spec.spare,
         submitted_unix=one.submission.submitted_unix if one.submission else 0.0,
         cause=row.cause,

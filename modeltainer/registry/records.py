@@ -195,8 +195,8 @@ class RunRecord:
     launch_id: str
     model: str
     owner: str
-    gpus: int
-    """GPUs or slices of all its nodes together."""
+    gpus: float
+    """GPUs or slices of all its nodes together; a GPU that is shared counts by its part."""
     started_unix: float
     seen_unix: float
     """When the agent last said that the job runs; once ``ended``, its end."""

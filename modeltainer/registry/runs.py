@@ -54,7 +54,7 @@ def read(layout: Layout, since_unix: float = 0.0) -> list[RunRecord]:
 
 @dataclass
 class GpuTime:
-    """GPU seconds of some jobs; a slice counts as a GPU."""
+    """GPU seconds of some jobs; a slice counts as a GPU, a shared GPU by its part."""
 
     jobs: set[str] = field(default_factory=set)
     gpu_s: float = 0.0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from modeltainer.hpc.gres import Gres
 from modeltainer.hpc.mig import PROFILES, usable_mib
 from modeltainer.hpc.snapshot import Snapshot
 
@@ -23,6 +24,28 @@ class Device:
     is_slice: bool
     partitions: tuple[str, ...] = ()
     vendor_amd: bool = False
+    shards: int = 0
+    """Into how many parts each is divided for jobs to share; 0: it is not."""
+    share: float = 1.0
+    """Of the GPU, what a job has of it; the memory above is that of the part."""
+
+    def parts(self) -> tuple[Device, ...]:
+        """What a job can have of one that is divided, less than the whole, the smallest first."""
+        return tuple(
+            replace(
+                self,
+                name=f"{number}/{self.shards} {self.name}",
+                memory_mib=_part(self.memory_mib, number, self.shards),
+                nominal_mib=_part(self.nominal_mib, number, self.shards),
+                shards=0,
+                share=number / self.shards,
+            )
+            for number in range(1, self.shards)
+        )
+
+
+def _part(memory_mib: int | None, number: int, of: int) -> int | None:
+    return None if memory_mib is None else memory_mib * number // of
 
 
 _CAPABILITIES = (
@@ -59,33 +82,49 @@ def of_snapshot(
     Args:
         partition: only these (``a,b``); None takes all that are up.
         usable: leave out nodes that are down, drained or reserved.
+
+    A kind that some nodes divide into shards stands there twice, whole and divided.
     """
     wished = set((partition or "").split(",")) - {""}
-    found: dict[str | None, tuple[int, list[str], bool, int | None]] = {}
+    found: dict[tuple[str | None, bool], Device] = {}
     for one in snapshot.partitions:
         if not one.up or (wished and one.name not in wished):
             continue
         for node in snapshot.nodes_of(one):
-            for gres in node.gres if node.usable or not usable else ():
-                if not gres.is_gpu or not gres.count:
-                    continue
-                count, names, _, _ = found.get(gres.type, (0, [], False, None))
-                if one.name not in names:
-                    names.append(one.name)
-                found[gres.type] = (max(count, gres.count), names, gres.is_mig, gres.memory_mib)
-    devices = [
-        Device(
-            kind or "(no type)",
-            usable_mib(kind),
-            nominal,
-            count,
-            is_slice,
-            tuple(names),
-            (kind or "").lower().startswith("mi"),
+            if usable and not node.usable:
+                continue
+            for gres in node.gres:
+                if gres.is_gpu and gres.count:
+                    _add(found, gres, one.name)
+            for kind in node.shared:
+                _add(found, kind.gpu, one.name, kind.per_gpu)
+    return tuple(
+        sorted(
+            found.values(),
+            key=lambda one: (one.memory_mib or 1 << 40, not one.is_slice, not one.shards),
         )
-        for kind, (count, names, is_slice, nominal) in found.items()
-    ]
-    return tuple(sorted(devices, key=lambda one: (one.memory_mib or 1 << 40, not one.is_slice)))
+    )
+
+
+def _add(
+    found: dict[tuple[str | None, bool], Device], gres: Gres, partition: str, shards: int = 0
+) -> None:
+    fresh = Device(
+        gres.type or "(no type)",
+        usable_mib(gres.type),
+        gres.memory_mib,
+        gres.count,
+        gres.is_mig,
+        (),
+        (gres.type or "").lower().startswith("mi"),
+    )
+    known = found.get((gres.type, shards > 0), fresh)
+    found[gres.type, shards > 0] = replace(
+        known,
+        per_node=max(known.per_node, gres.count),
+        partitions=tuple(dict.fromkeys([*known.partitions, partition])),
+        shards=max(known.shards, shards),
+    )
 
 
 _WHOLE = ("t4", "l4", "a30", "a100_40gb", "l40s", "a100_80gb", "h100", "h100_94gb", "h200", "b200")

@@ -29,6 +29,9 @@ MAX_UTILIZATION = 0.92
 OUTSIDE_MIB = 768
 """Left to the CUDA context and the driver: vLLM refuses to start when less than its share of the
 memory is free, and on a small slice 8 % are less than a context takes."""
+UNKNOWN_MIB = 16 * 1024
+"""A shared GPU whose memory nobody tells is taken for one of the small ones, on which the contexts
+of the engines weigh most."""
 MAX_SEQUENCES_SHOWN = 4096
 _NEEDS = {"awq": 75, "fp8": 75, "mxfp4": 80, "bitsandbytes": 70, "gptq": 60}
 """Ten times the compute capability that vLLM wants for quantized weights: ``get_min_capability`` in
@@ -82,6 +85,23 @@ def utilization(memory_mib: int) -> float:
     return min(MAX_UTILIZATION, math.floor((1 - OUTSIDE_MIB / memory_mib) * 100) / 100)
 
 
+def shared_utilization(memory_mib: int | None, share: float) -> float:
+    """``--gpu-memory-utilization`` on a GPU that is shared, rounded down to thousandths.
+
+    vLLM takes the fraction of the whole GPU, and it is for each instance on its own, whatever else
+    runs there (vllm/config/cache.py, ``gpu_memory_utilization``). Each keeps within its part with
+    its context beside it, so all together stay within the GPU.
+
+    Args:
+        memory_mib: of the whole GPU; None where the site does not tell.
+        share: the engine's part of it, above 0 and at most 1.
+    """
+    part = share * (memory_mib or UNKNOWN_MIB)
+    inside = min(MAX_UTILIZATION, 1 - OUTSIDE_MIB / part)
+    # vLLM takes nothing but numbers above 0; what is too small, it says by itself.
+    return max(1, math.floor(share * inside * 1000)) / 1000
+
+
 def tensor_refusal(shape: ModelShape, tensor: int) -> str | None:
     """Why a model cannot be split over so many ranks; None when it can."""
     if _divides(shape, tensor):
@@ -107,6 +127,8 @@ def _divides(shape: ModelShape, tensor: int) -> bool:
 
 def fit(shape: ModelShape, device: Device, wish: Wish) -> Fit:
     """Try one kind of device. Pure."""
+    if device.shards:
+        return _smallest_part(shape, device, wish)
     if device.memory_mib is None:
         return Fit(
             device, False, "its memory is not known: name the type in resources.gpu_type to use it"
@@ -119,18 +141,36 @@ def fit(shape: ModelShape, device: Device, wish: Wish) -> Fit:
     return next((one for one in tried if one.fits), tried[-1])
 
 
+def _smallest_part(shape: ModelShape, device: Device, wish: Wish) -> Fit:
+    """The fewest shards of one GPU that will do."""
+    parts = device.parts()
+    if not parts:
+        return Fit(device, False, "its only shard is all of it")
+    if device.memory_mib is None:
+        return Fit(parts[0], False, "its memory is not known, so neither is that of a part")
+    if wish.gpus not in {None, 1}:
+        return Fit(parts[0], False, f"{wish.gpus} are asked for, and shards are of one GPU")
+    tried = [_with(shape, part, wish, 1) for part in parts]
+    return next((one for one in tried if one.fits), tried[-1])
+
+
 def fits(shape: ModelShape, devices: Iterable[Device], wish: Wish) -> tuple[Fit, ...]:
     """Every device's answer, in their order."""
     return tuple(fit(shape, device, wish) for device in devices)
 
 
-def best(answers: Sequence[Fit], *, slices: bool = True) -> Fit | None:
+def best(answers: Sequence[Fit], *, slices: bool = True, shared: bool = True) -> Fit | None:
     """Fewest GPUs, then the least memory; None when nothing fits.
 
     Args:
-        slices: False takes whole GPUs only.
+        slices: False leaves MIG slices out.
+        shared: False leaves parts of shared GPUs out.
     """
-    good = [one for one in answers if one.fits and (slices or not one.device.is_slice)]
+    good = [
+        one
+        for one in answers
+        if one.fits and (slices or not one.device.is_slice) and (shared or one.device.share == 1)
+    ]
     return min(good, key=lambda one: (one.gpus, one.device.memory_mib or 0), default=None)
 
 
@@ -162,11 +202,11 @@ def _with(shape: ModelShape, device: Device, wish: Wish, gpus: int) -> Fit:
         batched_tokens=(
             VLLM_BATCHED_TOKENS
             if device.is_slice
-            else vllm_batched_tokens(device.name, device.memory_mib)
+            else vllm_batched_tokens(device.name, _whole_mib(device))
         ),
     )
-    share = utilization(device.memory_mib) if wish.engine == "vllm" else 1.0
-    room = device.memory_mib * share
+    share = _utilization(device) if wish.engine == "vllm" else device.share
+    room = _whole_mib(device) * share
     # vLLM's share leaves the context out, so the estimate's own is not counted against it again.
     fixed = sized.fixed_mib - (CUDA_CONTEXT_MIB if wish.engine == "vllm" else 0)
     left = room - fixed
@@ -202,6 +242,18 @@ def _with(shape: ModelShape, device: Device, wish: Wish, gpus: int) -> Fit:
         flags=engine_flags(shape, device, wish, tensor, pipeline),
         **common,  # type: ignore[arg-type]
     )
+
+
+def _whole_mib(device: Device) -> int:
+    """Memory of what the engine sees: the slice, or the whole GPU of which it has a part."""
+    assert device.memory_mib is not None
+    return round(device.memory_mib / device.share)
+
+
+def _utilization(device: Device) -> float:
+    if device.share < 1:
+        return shared_utilization(_whole_mib(device), device.share)
+    return utilization(_whole_mib(device))
 
 
 def _too_old(shape: ModelShape, device: Device) -> str | None:
@@ -254,12 +306,11 @@ def engine_flags(
             *("--n-gpu-layers", "999"),
         ]
         return (*flags, "--split-mode", "layer") if pipeline > 1 else tuple(flags)
-    assert device.memory_mib is not None
     flags = [
         *("--max-model-len", str(wish.context)),
         # More than fit at full context: shorter ones share the cache's pages.
         *("--max-num-seqs", str(max(wish.concurrency, VLLM_MAX_SEQUENCES))),
-        *("--gpu-memory-utilization", f"{utilization(device.memory_mib):.2f}"),
+        *("--gpu-memory-utilization", f"{_utilization(device):.{2 if device.share == 1 else 3}f}"),
     ]
     if device.is_slice:
         # vLLM chooses it by the parent's memory, which NVML reports (arg_utils).

@@ -129,7 +129,10 @@ def size_launch(spec: LaunchSpec, shape: ModelShape, snapshot: Snapshot, given: 
     resources = replace(
         spec.resources,
         gpus=chosen.gpus,
-        gpu_memory_mib=None if given.gpu_type else chosen.device.nominal_mib,
+        # A type says how much memory a GPU has, but not how large a part is needed.
+        gpu_memory_mib=(
+            None if given.gpu_type and chosen.device.share == 1 else chosen.device.nominal_mib
+        ),
         mig=spec.resources.mig if given.mig else chosen.device.is_slice,
     )
     engine_args = dict(spec.engine_args)
@@ -167,6 +170,7 @@ def describe(shape: ModelShape) -> str:
 
 
 def _allowed(devices: tuple[Device, ...], resources: Resources, given: Given) -> tuple[Device, ...]:
+    devices = tuple(one for one in devices if resources.shared or not one.shards)
     if resources.gpu_type is not None:
         return tuple(one for one in devices if one.name.lower() == resources.gpu_type.lower())
     if isinstance(resources.mig, str):

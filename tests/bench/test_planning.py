@@ -50,11 +50,9 @@ def test_hours_of_gpus() -> None:
 
     row = {"launch_id": "m-r0", "model": "m", "state": "ready", "node": "c1", "queue_s": 5.0}
     clocks = {"pulling_s": None, "staging_s": 900.0, "loading_s": 900.0, "serving_s": 1800.0}
-    frame = launches_frame(
-        [{**row, **clocks, "gres": "gpu:a100:2"}, {**row, **clocks, "gres": None}]
-    )
-    assert frame["gpu_hours"].tolist() == [2.0, 0.0]
-    assert frame["job_hours"].tolist() == [1.0, 1.0]
+    frame = launches_frame([{**row, **clocks, "gpus": gpus} for gpus in (2, 0, 0.25)])
+    assert frame["gpu_hours"].tolist() == [2.0, 0.0, 0.25]
+    assert frame["job_hours"].tolist() == [1.0, 1.0, 1.0]
     assert launches_frame([]).empty
     assert startup_split(launches_frame([])) is None
     assert tokens_by([], "model") is None

@@ -53,6 +53,27 @@ def test_the_clusters_own_gpus(shell: Shell, monkeypatch: pytest.MonkeyPatch) ->
     assert [one["device"]["name"] for one in only["answers"]] == ["a100"]
 
 
+def test_a_part_of_a_gpu_is_shown_and_is_the_answer_only_for_who_may_share(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "take_snapshot", lambda: cluster("shards"))
+    asked = ["size", QWEN, "--context", "8192", "--partition", "shared"]
+    shown = shell.run(*asked)
+    assert "smallest of this cluster that holds it: a100\n" in shown.stdout
+    assert shown.stdout.endswith("if it may share a GPU (--shared): 4/8 a100\n")
+    said = shell.json(*asked, "--shared")
+    assert said["best"] == "4/8 a100"
+    answers = {one["device"]["name"]: one for one in said["answers"]}
+    assert answers.keys() == {"4/8 a100", "a100"}
+    part, whole = answers["4/8 a100"], answers["a100"]
+    assert part["device"]["memory_mib"] == whole["device"]["memory_mib"] // 2
+    flags = part["flags"]
+    assert flags[flags.index("--gpu-memory-utilization") + 1] == "0.460"
+    assert part["sequences"] < whole["sequences"]
+    without = shell.json(*asked, "--no-shared")
+    assert [one["device"]["name"] for one in without["answers"]] == ["a100"]
+
+
 def test_a_model_of_the_configuration_by_its_alias(shell: Shell) -> None:
     said = shell.json("size", "small", "--any-gpu")
     assert said["wish"]["engine"] == "llamacpp"

@@ -106,6 +106,8 @@ def test_spans(seconds: float | None, words: str) -> None:
         ("gpu:a100:4", "4x a100"),
         ("gpu:a100_1g.10gb:1", "a100_1g.10gb"),
         ("gpu", "gpu"),
+        ("shard:1", "1 shard"),
+        ("shard:a100:3", "3 shards a100"),
     ],
 )
 def test_device(gres: str | None, words: str) -> None:

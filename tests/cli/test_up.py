@@ -32,6 +32,16 @@ def test_options_override_the_file(shell: Shell) -> None:
     assert (wanted["gpus"], wanted["mig"]) == (1, "1g.10gb")
 
 
+def test_a_part_of_a_gpu_is_asked_for(shell: Shell) -> None:
+    [spec] = shell.json("up", "tiny", "--shared", "--dry-run")
+    assert (spec["resources"]["gpus"], spec["resources"]["shared"]) == (1, True)
+    [spec] = shell.json("up", "tiny", "--no-shared", "--dry-run")
+    assert (spec["resources"]["gpus"], spec["resources"]["shared"]) == (0, False)
+    refused = shell.run("up", "tiny", "--shared", "--gpus", "2")
+    assert refused.exit_code != 0
+    assert "resources.shared is for a part of one GPU" in refused.stderr
+
+
 def test_mig_without_a_profile_does_not_swallow_the_model(shell: Shell) -> None:
     [spec] = shell.json("up", "--mig", "tiny", "--dry-run")
     assert (spec["model"], spec["resources"]["mig"]) == ("tiny", True)
@@ -49,10 +59,8 @@ def test_mig_without_a_profile_does_not_swallow_the_model(shell: Shell) -> None:
     ],
 )
 def test_mig_option(given: str | None, no_mig: bool, mig: object, swallowed: list[str]) -> None:
-    names = (
-        "nodes gpus gpu_type gpu_memory shared cpus mem time partition account qos nodelist runtime"
-    )
-    options = {**dict.fromkeys(names.split()), "mig": given, "no_mig": no_mig}
+    names = "nodes gpus gpu_type gpu_memory cpus mem time partition account qos nodelist runtime"
+    options = {**dict.fromkeys([*names.split(), "shared"]), "mig": given, "no_mig": no_mig}
     overrides, taken = take_overrides(options)
     assert (overrides.mig, taken) == (mig, swallowed)
     assert options == {}

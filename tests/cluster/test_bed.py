@@ -50,7 +50,9 @@ def test_jobs_run_as_the_user_on_each_node(each: Cluster) -> None:
 
 def test_gres_are_seen_and_handed_out(each: Cluster) -> None:
     listed = each.run("login", ["sinfo", "-h", "-o", "%G", "-p", "gpu"]).stdout
-    assert listed.strip() == "gpu:a100:2,gpu:a100_1g.10gb:4,gpu:a100_3g.40gb:1"
+    gpus, shards = listed.strip().split(",shard", 1)
+    assert gpus == "gpu:a100:2,gpu:a100_1g.10gb:4,gpu:a100_3g.40gb:1"
+    assert shards.split(",")[0] in {":8", ":a100:8"}
 
     batch = ["sbatch", "--wait", "-p", "gpu", "--gres=gpu:a100_1g.10gb:1", "-o", "slice.out"]
     each.run("login", [*batch, "--wrap", "echo $SLURM_JOB_GPUS $CUDA_VISIBLE_DEVICES"])

@@ -57,6 +57,38 @@ def test_runtimes_follow_the_machine(tmp_path: Path) -> None:
     assert launch_spec(llama, "m", 0, executor="slurm").resources.gpus == 0
 
 
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ({"gpus": 2}, "shared is for a part of one GPU, and gpus is 2"),
+        ({"gpus": 0}, "shared is for a part of one GPU, and gpus is 0"),
+        ({"nodes": 2}, "shared is for one node, and nodes is 2"),
+        ({"mig": "1g.10gb"}, "shared is for GPUs that are not cut into slices, and mig asks for"),
+    ],
+)
+def test_what_cannot_share_a_gpu(wanted: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        config({**VLLM, "resources": {**wanted, "shared": True}})
+    chosen = config({**VLLM, "resources": wanted})
+    with pytest.raises(CannotLaunchError, match=rf"m: resources\.{says}"):
+        launch_spec(chosen, "m", 0, executor="slurm", overrides=Overrides(shared=True))
+    # The site's default is for the models that can.
+    site = {"defaults": {"shared": True}}
+    spec = launch_spec(config({**VLLM, "resources": wanted}, site), "m", 0, executor="slurm")
+    assert not spec.resources.shared
+
+
+def test_who_shares_a_gpu_has_one() -> None:
+    for wanted in ({"shared": True}, {"shared": True, "gpus": 1, "mig": True, "nodes": 1}):
+        resources = launch_spec(
+            config({**VLLM, "resources": wanted}), "m", 0, executor="slurm"
+        ).resources
+        assert (resources.gpus, resources.shared) == (1, True)
+    site = {"defaults": {"shared": True}}
+    alone = config({**VLLM, "resources": {"shared": False}}, site)
+    assert not launch_spec(alone, "m", 0, executor="slurm").resources.shared
+
+
 @pytest.mark.parametrize("option", ["ssl-keyfile", "ssl_certfile", "ssl-key-file"])
 def test_an_engines_own_tls_is_the_launchs(option: str) -> None:
     with pytest.raises(ValueError, match=r"is set by mt-submit itself; use site\.engine_tls"):
@@ -143,18 +175,3 @@ def test_several_nodes_need_slurm_and_vllm(tmp_path: Path) -> None:
         launch_spec(llama, "m", 0, executor="slurm")
     one = launch_spec(config(VLLM), "m", 0, executor="slurm", overrides=Overrides(nodes=3))
     assert one.resources.nodes == 3
-
-
-@pytest.mark.parametrize(
-    ("resources", "says"),
-    [
-        ({"gpus": 2, "gpu_memory": "8G"}, "a share of one GPU, not for 2"),
-        ({"nodes": 2, "gpu_memory": "8G"}, r"on 2 node\(s\)"),
-        ({"mig": "1g.10gb", "gpu_memory": "8G"}, "exclude each other"),
-        ({}, r"needs resources\.gpu_memory"),
-    ],
-)
-def test_a_share_is_of_one_gpu_and_of_a_size(resources: dict[str, Any], says: str) -> None:
-    chosen = config({**VLLM, "resources": {"shared": True, **resources}})
-    with pytest.raises(CannotLaunchError, match=says):
-        launch_spec(chosen, "m", 0, executor="slurm")

@@ -1,4 +1,4 @@
-"""From a model's config.json to the partition and the GPUs, on clusters of ten different makes."""
+"""From a model's config.json to partition and GPUs, on clusters of eleven different makes."""
 
 from __future__ import annotations
 
@@ -88,6 +88,21 @@ def planned(
         ("scavenger", "deepseek-v3", {}, "scavenge", "gpu:h200:8"),
         ("scavenger", "deepseek-v3", {"account": "lab7"}, "owner", "gpu:h200:8"),
         ("gh200", "llama-3.1-70b", {}, "normal", "gpu:gh200:2"),
+        # A part of a GPU only for who may share one, and only where one is enough.
+        ("shards", "qwen2.5-7b-awq", {}, "various", "gpu:a30:1"),
+        ("shards", "qwen2.5-7b-awq", {"shared": True}, "shared", "shard:a100:2"),
+        (
+            "shards",
+            "qwen2.5-7b-awq",
+            {"shared": True, "partition": "various"},
+            "various",
+            "shard:l40s:1",
+        ),
+        ("shards", "qwen2.5-7b", {"shared": True, "partition": "shared"}, "shared", "shard:a100:4"),
+        ("shards", "qwen2.5-7b", {"shared": True, "partition": "full"}, "full", "gpu:a100:1"),
+        ("shards", "llama-3.1-70b", {"shared": True}, "full", "gpu:a100:4"),
+        ("shards", "qwen2.5-7b", {"shared": True, "gpu_type": "l40s"}, "various", "shard:l40s:2"),
+        ("shards", "qwen2.5-7b", {"shared": True, "partition": "old"}, "old", "shard:1"),
     ],
 )
 def test_where_it_goes(

@@ -38,6 +38,9 @@ GIB = 1024
             "gpu:a100:2,shard:8,mps:2K",
             [("gpu", "a100", 2), ("shard", None, 8), ("mps", None, 2048)],
         ),
+        ("gpu:4,shard:a100:8(S:0-1)", [("gpu", None, 4), ("shard", "a100", 8)]),
+        ("shard:a100:3(2/8,1/8)", [("shard", "a100", 3)]),
+        ("gres/gpu=2,gres/shard=3", [("gpu", None, 2), ("shard", None, 3)]),
         ("craynetwork:4,gpu:p100:1", [("craynetwork", None, 4), ("gpu", "p100", 1)]),
     ],
 )
@@ -47,6 +50,23 @@ def test_spellings(text: str, expected: list[tuple[str, str | None, int]]) -> No
 
 def test_no_consume_is_kept() -> None:
     assert parse_gres("gpu:a100:no_consume:4") == (Gres("gpu", "a100", 4, consumable=False),)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("shard:a100:3(2/8,1/8)", ((2, 8), (1, 8))),
+        ("shard:a100:3(-/4,3/4)", ((None, 4), (3, 4))),
+        ("shard:a100_1g.10gb:0(0/0,0/0)", ((0, 0), (0, 0))),
+        ("shard:2(2/4),shard:1(1/4)", ((2, 4), (1, 4))),
+        ("shard:8", ()),
+        ("shard:a100:8(S:0-1)", ()),
+        ("gpu:a100:2(IDX:0-1)", ()),
+        ("shard:3(2/,x/8)", ()),
+    ],
+)
+def test_parts_of_each_gpu(text: str, parts: tuple[tuple[int | None, int], ...]) -> None:
+    assert parse_gres(text)[0].parts == parts
 
 
 @pytest.mark.parametrize(
@@ -105,7 +125,7 @@ TYPES = st.none() | st.from_regex(r"[a-z][a-z0-9_.-]{0,20}[a-z]", fullmatch=True
     lambda text: text not in {"no_consume", "null"}
 )
 SUFFIXES = st.sampled_from(
-    ["", "(S:0)", "(S:0-1)", "(IDX:0-3)", "(IDX:0,2)", "(IDX:N/A)", "(CNT:2)"]
+    ["", "(S:0-1)", "(IDX:0-3)", "(IDX:0,2)", "(IDX:N/A)", "(CNT:2)", "(2/8,-/8)"]
 )
 
 

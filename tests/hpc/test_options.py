@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from modeltainer.hpc.options import (
     early_signal_s,
     slurm_options,
+    srun_arguments,
     walltime_min,
     without_login_state,
 )
 from modeltainer.hpc.sbatch import render
 from modeltainer.hpc.submit import slurm_executor
 from modeltainer.registry.layout import Layout
-from modeltainer.spec import LaunchSpec, Placement, Resources, Site, Source, decode
+from modeltainer.spec import LaunchSpec, Placement, Resources, Share, Site, Source, decode
 
 
 def spec_of(**changes: Any) -> LaunchSpec:
@@ -104,6 +105,18 @@ def test_submitit_runs_the_prelude_and_srun_as_the_plain_file_does(tmp_path: Pat
         words = shlex.split(command)
         assert {"--unbuffered", "--cpus-per-task=8", "--open-mode=append"} <= set(words)
     assert "wckey" not in text
+
+
+@pytest.mark.parametrize(
+    ("gres", "step"),
+    [("gpu:a100:1", None), ("shard:2", None), ("shard:a100:2", "--gres=shard:2")],
+)
+def test_a_step_asks_for_typed_shards_by_their_number(gres: str, step: str | None) -> None:
+    """One that inherits them with their type is refused."""
+    spec = spec_of(placement=Placement("gpu", gres, 3630, share=Share(0.5, "a100")))
+    assert sbatch_lines(render(spec))["gres"] == gres
+    asked = [one for one in srun_arguments(spec) if one.startswith("--gres")]
+    assert asked == ([] if step is None else [step])
 
 
 def test_every_option() -> None:

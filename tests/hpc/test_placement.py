@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 from modeltainer.hpc.gres import Gres, parse_gres
 from modeltainer.hpc.placement import PlacementError, place
 from modeltainer.hpc.snapshot import Node, Partition, Snapshot
-from modeltainer.spec import Placement, Resources
+from modeltainer.spec import Placement, Resources, Share
 
 GIB = 1024
 HOUR = 3600
@@ -58,6 +61,25 @@ WHOLE_ONLY = Snapshot(
 )
 
 
+SHARED = Snapshot(
+    nodes=(
+        node("s1", "gpu:a100:2,shard:a100:8", "gpu:a100:0(IDX:N/A),shard:a100:5(3/4,2/4)"),
+        node("s2", "gpu:l4:2,shard:l4:4", "gpu:l4:1(IDX:0),shard:l4:0(-/2,0/2)"),
+        node("m1", "gpu:a100_1g.5gb:7"),
+        node("w1", "gpu:a100:4"),
+        node("u1", "gpu:2,shard:8"),
+    ),
+    partitions=(
+        Partition("a100", default=True, nodes=("s1",)),
+        Partition("mixed", nodes=("s1", "s2")),
+        Partition("slices", nodes=("s2", "m1")),
+        Partition("whole", nodes=("w1",)),
+        Partition("untyped", nodes=("u1",)),
+    ),
+)
+"""GPUs divided into shards: four of an A100 with 40 GB, two of an L4 with 24."""
+
+
 @pytest.mark.parametrize(
     ("snapshot", "wanted", "partition", "gres"),
     [
@@ -102,6 +124,83 @@ def test_choices(snapshot: Snapshot, wanted: Resources, partition: str, gres: st
     assert (placed.partition, placed.gres) == (partition, gres)
     assert placed.walltime_s == wanted.walltime_s
     assert placed.reasons
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gres", "part", "says"),
+    [
+        # The fewest shards of one GPU that hold it; one where no memory is asked for.
+        (
+            {"gpu_memory_mib": 9 * GIB},
+            "shard:a100:1",
+            1 / 4,
+            "1 of 4 shards of a GPU a100 (10 GiB)",
+        ),
+        (
+            {"gpu_memory_mib": 11 * GIB, "partition": "a100"},
+            "shard:a100:2",
+            1 / 2,
+            "the fewest that hold 11 GiB",
+        ),
+        ({}, "shard:a100:1", 1 / 4, "no memory was asked for"),
+        ({"gpu_type": "A100", "gpu_memory_mib": 29 * GIB}, "shard:a100:3", 3 / 4, "30 GiB"),
+        # What takes all of a GPU is not shared; neither is what no part can be measured for.
+        ({"gpu_memory_mib": 31 * GIB, "partition": "a100"}, "gpu:a100:1", None, "only a whole one"),
+        ({"gpu_memory_mib": 1, "partition": "untyped"}, "gpu:1", None, "memory is not known"),
+        ({"partition": "untyped"}, "shard:1", 1 / 4, "of a GPU (no type)"),
+        # Several kinds in one partition.
+        ({"gpu_memory_mib": 11 * GIB, "partition": "mixed"}, "shard:l4:1", 1 / 2, "12 GiB"),
+        ({"gpu_memory_mib": 13 * GIB, "partition": "mixed"}, "shard:a100:2", 1 / 2, "20 GiB"),
+        # A slice where it is smaller and allowed.
+        ({"gpu_memory_mib": 4 * GIB, "partition": "slices"}, "shard:l4:1", 1 / 2, "l4"),
+        (
+            {"gpu_memory_mib": 4 * GIB, "partition": "slices", "mig": True},
+            "gpu:a100_1g.5gb:1",
+            None,
+            "this slice is smaller",
+        ),
+        # No shards there: a whole GPU, and it is said.
+        ({"gpu_memory_mib": 9 * GIB, "partition": "whole"}, "gpu:a100:1", None, "into shards"),
+    ],
+)
+def test_shared_gpus(wanted: dict[str, Any], gres: str, part: float | None, says: str) -> None:
+    placed = place(SHARED, Resources(gpus=1, shared=True, **wanted))
+    assert placed.gres == gres
+    assert (placed.share and placed.share.part) == part
+    assert any(says in reason for reason in placed.reasons), placed.reasons
+    not_asked = place(SHARED, Resources(gpus=1, **wanted))
+    assert not_asked.share is None
+    assert "shard" not in str(not_asked.gres)
+
+
+def test_several_gpus_are_never_shared() -> None:
+    placed = place(SHARED, Resources(gpus=2, shared=True))
+    assert (placed.gres, placed.share) == ("gpu:2", None)
+
+
+def test_a_type_divided_in_two_ways_counts_by_the_finer() -> None:
+    """``shard:a100:N`` may land on either node, so the part must hold on both."""
+    coarse, fine = node("n1", "gpu:a100:1,shard:a100:2"), node("n2", "gpu:a100:1,shard:a100:4")
+    snapshot = Snapshot((coarse, fine), (Partition("p", default=True, nodes=("n1", "n2")),))
+    placed = place(snapshot, Resources(gpus=1, shared=True, gpu_memory_mib=15 * GIB))
+    assert (placed.gres, placed.share) == ("shard:a100:2", Share(1 / 2, "a100"))
+    wide = place(snapshot, Resources(gpus=1, shared=True, gpu_memory_mib=25 * GIB))
+    assert (wide.gres, wide.share) == ("shard:a100:3", Share(3 / 4, "a100"))
+    assert any("free now on n2" in reason for reason in wide.reasons)
+
+
+def test_shards_are_free_where_one_gpu_has_them() -> None:
+    """Three are free on s1, but no GPU there has more than two of them."""
+    wanted = Resources(gpus=1, shared=True, partition="a100", gpu_memory_mib=15 * GIB)
+    assert any("free now on s1" in reason for reason in place(SHARED, wanted).reasons)
+    more = replace(wanted, gpu_memory_mib=25 * GIB)
+    assert any("has to wait" in reason for reason in place(SHARED, more).reasons)
+
+
+def test_a_gpu_with_a_shard_in_use_is_not_free_as_a_whole() -> None:
+    """Slurm shows none of s1's GPUs as used (``gpu:a100:0(IDX:N/A)``), and gives none away."""
+    wanted = Resources(gpus=1, partition="a100")
+    assert any("has to wait" in reason for reason in place(SHARED, wanted).reasons)
 
 
 def test_several_nodes_are_of_one_kind() -> None:

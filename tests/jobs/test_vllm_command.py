@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 from modeltainer.jobs.engines.base import EngineStart, Rank
 from modeltainer.jobs.engines.vllm import Vllm
-from modeltainer.spec import Placement, Resources, Site, Source
+from modeltainer.spec import Placement, Resources, Share, Site, Source
 from tests.launch_spec import launch_spec
 
 HEAD = Rank(0, 2, "10.0.0.1", 29500, "10.0.0.1")
@@ -18,7 +17,11 @@ OTHER = Rank(1, 2, "10.0.0.1", 29500, "10.0.0.2")
 
 
 def command(
-    wanted: Resources, rank: Rank | None = None, interface: str | None = None, **options: Any
+    wanted: Resources,
+    rank: Rank | None = None,
+    interface: str | None = None,
+    placement: Placement | None = None,
+    **options: Any,
 ) -> tuple[dict[str, str | None], dict[str, str]]:
     """Options by name (None: a switch), and the environment."""
     spec = launch_spec(
@@ -27,6 +30,7 @@ def command(
         resources=wanted,
         site=Site(registry="/r", cache="/c", host_interface=interface),
         engine_args=options,
+        placement=placement,
     )
     made = Vllm().command(EngineStart(spec, "0.0.0.0", 8000, "nonce", rank=rank))
     found: dict[str, str | None] = {}
@@ -61,32 +65,28 @@ def test_how_the_model_is_shared(
 
 
 @pytest.mark.parametrize(
-    ("gres", "share", "wanted_mib", "fraction"),
+    ("gres", "share", "fraction"),
     [
-        ("gpu:a100:1", None, 10240, None),
-        ("gpu:a100_1g.10gb:1", None, 10240, 0.92),
-        ("shard:1", 0.25, 10240, 0.23),
-        ("shard:a100:2", 0.5, 20480, 0.46),
+        ("gpu:a100:1", None, None),
+        ("gpu:a100_1g.5gb:1", None, "0.84"),
+        # Of the whole GPU, since that is what vLLM sees: a half of it, less what is left free.
+        ("shard:2", Share(1 / 2, "a100"), "0.460"),
+        ("shard:1", Share(1 / 4, "a100"), "0.230"),
+        # On a small part the CUDA context weighs more than 8 %.
+        ("shard:1", Share(1 / 8, "a100"), "0.105"),
+        ("shard:l4:1", Share(1 / 2, "l4"), "0.460"),
+        # Nobody tells the memory: as on a GPU of 16 GiB.
+        ("shard:1", Share(1 / 4, None), "0.203"),
     ],
 )
-def test_how_much_of_the_gpus_memory_it_takes(
-    gres: str, share: float | None, wanted_mib: int, fraction: float | None
-) -> None:
-    spec = launch_spec(
-        engine="vllm",
-        source=Source("path", "/models/m"),
-        resources=Resources(gpus=1, gpu_memory_mib=wanted_mib, shared=share is not None),
-        placement=Placement("gpu", gres, 600, share=share),
-    )
-    argv = Vllm().command(EngineStart(spec, "0.0.0.0", 8000, "nonce")).argv
-    told = [
-        float(value)
-        for name, value in itertools.pairwise(argv)
-        if name == "--gpu-memory-utilization"
-    ]
-    assert told == ([] if fraction is None else [fraction])
-    if share is not None:
-        assert told[0] < share  # the rest of its share is for what vLLM does not count
+def test_how_much_of_the_gpu_is_taken(gres: str, share: Share | None, fraction: str | None) -> None:
+    placed = Placement("gpu", gres, 3600, share=share)
+    found, _ = command(Resources(gpus=1), placement=placed)
+    assert found.get("gpu-memory-utilization") == fraction
+    given, _ = command(Resources(gpus=1), placement=placed, gpu_memory_utilization=0.3)
+    assert given["gpu-memory-utilization"] == "0.3"
+    cache, _ = command(Resources(gpus=1), placement=placed, kv_cache_memory_bytes="1G")
+    assert cache.get("gpu-memory-utilization") == (fraction if share else None)
 
 
 def test_each_rank_knows_its_place_and_only_the_head_serves() -> None:
