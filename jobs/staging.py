@@ -140,38 +140,41 @@ class Stage:
         return self._wished.when == "always" or self._kind_of(path) in NETWORK
 
     def _copy(self, found: Original) -> Path:
+        """Both locks are tried in turn: who waits to make a copy must see that another has made it,
+        since that one keeps its shared lock for as long as its job runs."""
         entry = self._folder / found.entry
-        result = entry if found.root == found.path else entry / found.path.name
-        while True:
-            shared = self._lock(found.entry, alone=False)
-            if entry.is_dir():
-                os.utime(shared)  # used now
-                self._held.append(shared)
-                return result
-            os.close(shared)
-            alone = self._lock(found.entry, alone=True)
-            try:
-                if not entry.is_dir():
-                    self._make_room(found)
-                    self._make(found, entry)
-            finally:
-                os.close(alone)
-
-    def _lock(self, name: str, *, alone: bool) -> int:
-        descriptor = self._open_lock(name)
         told = False
         while True:
-            with contextlib.suppress(BlockingIOError):
-                mode = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-                fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
-                return descriptor
+            if (shared := self._lock(found.entry, fcntl.LOCK_SH)) is not None:
+                if entry.is_dir():
+                    os.utime(shared)  # used now
+                    self._held.append(shared)
+                    return entry if found.root == found.path else entry / found.path.name
+                os.close(shared)
+            if (alone := self._lock(found.entry, fcntl.LOCK_EX)) is not None:
+                try:
+                    if not entry.is_dir():
+                        self._make_room(found)
+                        self._make(found, entry)
+                finally:
+                    os.close(alone)
+                continue
             if self._cancelled():
-                os.close(descriptor)
                 raise CancelledError
             if not told:
                 told = True
-                self._say(f"waiting for another launch on this node, which copies {name}")
+                self._say(f"waiting for another launch on this node, which copies {found.entry}")
             time.sleep(0.2)
+
+    def _lock(self, name: str, mode: int) -> int | None:
+        """A descriptor that holds the lock, or None while others hold it."""
+        descriptor = self._open_lock(name)
+        try:
+            fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return descriptor
 
     def _open_lock(self, name: str) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

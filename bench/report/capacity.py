@@ -24,22 +24,35 @@ class Capacity:
     """Median time of a whole answer at that load, in seconds."""
 
 
-def measured(points: DataFrame, share: float = 0.95) -> Capacity | None:
+class NoCapacityError(Exception):
+    """A sweep does not say what one replica carries; the message says why."""
+
+
+def measured(points: DataFrame, share: float = 0.95) -> Capacity:
     """The heaviest load of a closed-loop sweep up to which every point keeps the objectives.
 
     Args:
         points: of :func:`modeltainer.bench.report.frames.points_frame`, side a.
         share: of the requests that must be within the objectives (the goodput).
 
-    Returns:
-        None where even the lightest load misses them. Loads between the points were not measured
-        and are not guessed.
+    Loads between the points were not measured and are not guessed.
+
+    Raises:
+        NoCapacityError: there is no such point, or even the lightest load misses the objectives or
+            is not valid.
     """
     best = None
+    why = "no point at a fixed number of requests: sweep with --concurrency"
     for _, point in points[points["closed"] & (points["target"] == "a")].iterrows():
-        if point["goodput"] < share or not point["valid"]:
+        if not point["valid"]:
+            why = f"the lightest load is not valid: {point['problems']}"
+            break
+        if point["goodput"] < share:
+            why = f"at the lightest load, {point['goodput']:.0%} of the answers keep the objectives"
             break
         best = Capacity(int(point["load"]), float(point["e2e_s_p50"]))
+    if best is None:
+        raise NoCapacityError(why)
     return best
 
 

@@ -71,6 +71,7 @@ def points_frame(summary: dict[str, Any]) -> DataFrame:
                 "load": point["concurrency"] or point["rate"],
                 "closed": point["concurrency"] is not None,
                 "valid": point["valid"],
+                "problems": "; ".join(point["problems"]),
                 "failed": side["failed"],
                 "requests": side["requests"],
                 "requests_per_s": side["requests_per_s"],

@@ -8,14 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeltainer.bench.report.capacity import Capacity, measured, replicas, requests_in_flight
+from modeltainer.bench.report.capacity import (
+    Capacity,
+    NoCapacityError,
+    measured,
+    replicas,
+    requests_in_flight,
+)
 
 pandas = pytest.importorskip("pandas")
 
 
 def sweep(*points: tuple[int, float, bool]) -> Any:
+    same = {"target": "a", "closed": True, "problems": "sent late"}
     rows = [
-        {"load": n, "goodput": good, "valid": ok, "target": "a", "closed": True, "e2e_s_p50": n / 4}
+        {**same, "load": n, "goodput": good, "valid": ok, "e2e_s_p50": n / 4}
         for n, good, ok in points
     ]
     return pandas.DataFrame(rows)
@@ -24,8 +31,20 @@ def sweep(*points: tuple[int, float, bool]) -> Any:
 def test_the_heaviest_load_that_keeps_the_objectives() -> None:
     found = measured(sweep((1, 1.0, True), (4, 0.96, True), (16, 0.5, True), (32, 1.0, True)))
     assert found == Capacity(requests=4, answer_s=1.0)
-    assert measured(sweep((1, 0.9, True))) is None
     assert measured(sweep((1, 1.0, True), (4, 1.0, False))) == Capacity(1, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("points", "why"),
+    [
+        (sweep((1, 0.9, True)), "lightest load, 90% of the answers keep"),
+        (sweep((1, 1.0, False), (4, 1.0, True)), "not valid: sent late"),
+        (sweep((1, 1.0, True)).assign(closed=False), "--concurrency"),
+    ],
+)
+def test_a_sweep_that_says_nothing(points: Any, why: str) -> None:
+    with pytest.raises(NoCapacityError, match=why):
+        measured(points)
 
 
 def test_little_and_the_binomial_quantile() -> None:

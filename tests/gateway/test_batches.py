@@ -83,7 +83,7 @@ def carried_out(world: World, chosen: BatchSettings = SETTINGS) -> Iterator[None
     over = threading.Event()
     gateway = GatewayAddress("here", 1, 1, 0.0, url=world.url, token="owner")
     service = BatchService(world.layout, chosen, lambda ordered: program.client(gateway, ordered))
-    thread = threading.Thread(target=lambda: asyncio.run(service.serve(over.is_set)))
+    thread = threading.Thread(target=lambda: asyncio.run(service.serve(over.is_set)), daemon=True)
     thread.start()
     try:
         yield

@@ -211,7 +211,7 @@ def test_half_open_lets_one_probe_through(world: World) -> None:
         time.sleep(live.breaker.opens_in(time.monotonic()) + 0.05)
         answers: list[int] = []
         threads = [
-            threading.Thread(target=lambda: answers.append(world.chat().status_code))
+            threading.Thread(target=lambda: answers.append(world.chat().status_code), daemon=True)
             for _ in range(6)
         ]
         for thread in threads:

@@ -187,7 +187,9 @@ def test_requests_that_come_together_do_not_overshoot(world: World) -> None:
     answers: list[int] = []
     with world.serving():
         threads = [
-            threading.Thread(target=lambda: answers.append(ask(world, guest).status_code))
+            threading.Thread(
+                target=lambda: answers.append(ask(world, guest).status_code), daemon=True
+            )
             for _ in range(12)
         ]
         for thread in threads:

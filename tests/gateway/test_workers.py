@@ -130,7 +130,7 @@ def test_a_keys_limits_hold_over_both(process: Process) -> None:
                 statuses.append(answer.status_code)
                 answer.read()
 
-    threads = [threading.Thread(target=ask) for _ in range(16)]
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(16)]
     for thread in threads:
         thread.start()
     until(lambda: len(statuses) == 16)
@@ -190,7 +190,7 @@ def test_sigterm_drains_both(process: Process) -> None:
         with process.client() as client:
             whole_streams.append(client.post("/v1/completions", json=STREAM).content)
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
     until(lambda: len(engine.requests) == 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import threading
@@ -110,7 +111,8 @@ def test_launches_at_once_copy_once(node: Node, tmp_path: Path) -> None:
     source = made(tmp_path / "m.gguf", 40 * MIB)
     found: list[Path] = []
     threads = [
-        threading.Thread(target=lambda: found.append(node.stage().copy(source))) for _ in range(6)
+        threading.Thread(target=lambda: found.append(node.stage().copy(source)), daemon=True)
+        for _ in range(6)
     ]
     for thread in threads:
         thread.start()
@@ -119,6 +121,25 @@ def test_launches_at_once_copy_once(node: Node, tmp_path: Path) -> None:
     assert len(found) == 6
     assert len(set(found)) == 1
     assert sum(line.startswith("copying") for line in node.said) == 1
+
+
+def test_who_waits_to_copy_takes_the_copy_of_another(node: Node, tmp_path: Path) -> None:
+    """The other keeps its lock for as long as its job runs: two that both saw no copy."""
+    source = made(tmp_path / "m.gguf")
+    entry = node.folder / original(source).entry
+    node.folder.mkdir(mode=0o700, parents=True)
+    with entry.with_name(f"{entry.name}.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        found: list[Path] = []
+        waiting = threading.Thread(
+            target=lambda: found.append(node.stage().copy(source)), daemon=True
+        )
+        waiting.start()
+        while not node.said:
+            time.sleep(0.01)
+        made(entry / "m.gguf")
+        waiting.join(10)
+        assert found == [entry / "m.gguf"]
 
 
 def test_those_not_used_for_the_longest_time_make_room(node: Node, tmp_path: Path) -> None:
@@ -180,7 +201,7 @@ def test_a_stop_while_another_launch_copies(node: Node, tmp_path: Path) -> None:
         go.wait(20)
         return False
 
-    copying = threading.Thread(target=lambda: node.stage(slow).copy(source))
+    copying = threading.Thread(target=lambda: node.stage(slow).copy(source), daemon=True)
     copying.start()
     assert begun.wait(20)
     with pytest.raises(CancelledError):

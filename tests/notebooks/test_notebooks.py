@@ -49,8 +49,12 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareMachine]:
     ],
 )
 def test_runs(machine: BareMachine, name: str, says: str, pictures: int, tmp_path: Path) -> None:
-    tool = str(ROOT / "tools" / "notebooks.py")
-    machine.run(sys.executable, tool, "--output", str(tmp_path), name)
+    words = (sys.executable, str(ROOT / "tools" / "notebooks.py"), "--output", str(tmp_path), name)
+    for _ in range(3):  # on a busy machine, a measurement may rightly be called not valid
+        done = machine.attempt(*words)
+        if "the lightest load is not valid" not in done.stderr:
+            break
+    assert done.returncode == 0, done.stderr
     assert says in (tmp_path / f"{name}.md").read_text()
     drawn = list((tmp_path / name).glob("*.png"))
     assert len(drawn) == pictures
