@@ -108,8 +108,8 @@ def throughput_latency(points: DataFrame) -> Figure | None:
                 if place == at and rightmost:
                     offset, anchor = (-2, -18), "center"
                 else:
-                    offset = (-9 if rightmost else 5, 7 if low else -11)
-                    anchor = "right" if rightmost else "left"
+                    offset = (7, -3) if rightmost else (5, 7 if low else -11)
+                    anchor = "left"
                 axis.annotate(
                     words,
                     (x[place], y[place]),
