@@ -273,7 +273,7 @@ class Gateway:
         if self._peers is None:
             return self.metrics.render()
         alive, ended = self._peers.others()
-        return self.metrics.render_together([one.metrics for one in alive], ended)
+        return self.metrics.render([one.metrics for one in alive], ended)
 
     def status(self) -> dict[str, Any]:
         """The state of everything, as plain JSON, for ``/admin/status`` and mt-submit."""

@@ -39,10 +39,10 @@ class Family:
         """Every series' present value."""
         raise NotImplementedError
 
-    def render(self, samples: Iterable[Sample] | None = None) -> str:
-        """The family in text form; by default with its present values."""
+    def render(self, samples: Iterable[Sample]) -> str:
+        """Samples of the family in text form."""
         lines = [f"# HELP {self.name} {self.text}", f"# TYPE {self.name} {self.kind}"]
-        for suffix, values, value in self.samples() if samples is None else samples:
+        for suffix, values, value in samples:
             names = (*self.labels, "le") if suffix == "_bucket" else self.labels
             pairs = ",".join(
                 f'{name}="{_escape(one)}"' for name, one in zip(names, values, strict=True)
@@ -209,10 +209,6 @@ class Metrics:
             one.name + suffix for one in self.families for suffix in suffixes.get(one.kind, ("",))
         }
 
-    def render(self) -> str:
-        """All of it as text."""
-        return "".join(one.render() for one in self.families)
-
     def snapshot(self) -> Snapshot:
         """All values by family, for other workers."""
         return {
@@ -222,7 +218,7 @@ class Metrics:
             for one in self.families
         }
 
-    def render_together(self, alive: Sequence[Snapshot], ended: Sequence[Snapshot]) -> str:
+    def render(self, alive: Sequence[Snapshot] = (), ended: Sequence[Snapshot] = ()) -> str:
         """This worker's values and those of others, as text. Of workers that have ended, what only
         grows still counts."""
         parts = []

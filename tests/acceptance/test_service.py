@@ -49,6 +49,10 @@ def ready(alice: Account, model: str = "tiny") -> list[dict[str, Any]]:
     return [row for row in alice.ls() if row["state"] == "ready" and row["model"] == model]
 
 
+def serves(alice: Account, launch: dict[str, Any]) -> bool:
+    return launch["launch_id"] in {one["launch_id"] for one in ready(alice, launch["model"])}
+
+
 def load(alice: Account, model: str, seconds: int, alone_s: float) -> subprocess.Popen[str]:
     key = alice.mt("key create load").stdout.strip()
     url = json.loads(alice.mt("gateway status --json").stdout)["url"]
@@ -102,18 +106,15 @@ def test_preemption_and_a_cut_off_node_end_only_streams_that_had_begun(alice: Ac
     running = load(alice, "gemma", seconds=300, alone_s=1.5)
     first, second = ready(alice, "gemma")
 
-    def serves(replica: dict[str, Any]) -> bool:
-        return replica["launch_id"] in {one["launch_id"] for one in ready(alice, "gemma")}
-
     time.sleep(5)
     preempting = f"sbatch --partition=gpu --nodelist={first['node']} --exclusive --wrap='sleep 5'"
     cluster.run("login", ["bash", "-lc", f"cd /tmp && {preempting} --output=/dev/null"], user="bob")
-    until(lambda: not serves(first), "one is preempted")
+    until(lambda: not serves(alice, first), "one is preempted")
     until(lambda: len(ready(alice, "gemma")) == 2, "its successor, when the node is free again", 90)
     time.sleep(5)
     cluster.cut_network(second["node"])
     try:
-        until(lambda: not serves(second), "the silent one serves no more")
+        until(lambda: not serves(alice, second), "the silent one serves no more")
         time.sleep(20)  # for longer than a dead connection is waited for
     finally:
         cluster.restore_network(second["node"])
@@ -136,10 +137,10 @@ def test_lost_jobs_and_a_lost_node_are_replaced(alice: Account) -> None:
     cluster = alice.cluster
     alice.mt("gateway start")
     alice.mt("up tiny --keep --replicas 2 --wait")
-    first = ready(alice)
+    first = ready(alice)[0]
     # Somebody cancels a job.
-    alice.sh(f"scancel {first[0]['job_id']}")
-    until(lambda: first[0]["launch_id"] not in [one["launch_id"] for one in ready(alice)], "gone")
+    alice.sh(f"scancel {first['job_id']}")
+    until(lambda: not serves(alice, first), "gone")
     until(lambda: len(ready(alice)) == 2, "a replica for the one that was cancelled")
     # A node loses its power.
     node = ready(alice)[0]["node"]

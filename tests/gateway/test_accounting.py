@@ -163,7 +163,7 @@ def test_text_format_is_whole(world: World) -> None:
 def test_label_values_are_escaped() -> None:
     metrics = Metrics()
     metrics.tokens.add('a"b\\c\nd', "prompt")
-    assert r'model="a\"b\\c\nd"' in metrics.tokens.render()
+    assert r'model="a\"b\\c\nd"' in metrics.render()
 
 
 def test_the_dashboard_shows_metrics_that_exist(world: World) -> None:
