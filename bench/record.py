@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,8 @@ def from_exchange(
 
 
 COLUMNS = tuple(one.name for one in fields(Record))
+"""The gaps are the last."""
+_values = attrgetter(*COLUMNS)
 
 
 def read_jsonl(path: Path) -> list[Record]:
@@ -147,10 +150,11 @@ def write_csv(path: Path, records: Iterable[Record]) -> None:
         OSError: it cannot be written.
     """
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        for row in _plain(records):
-            writer.writerow({**row, "chunk_gaps_us": " ".join(map(str, row["chunk_gaps_us"]))})
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for record in records:
+            *others, gaps = _values(record)
+            writer.writerow((*others, " ".join(map(str, gaps))))
 
 
 def write_parquet(path: Path, records: Iterable[Record]) -> bool:
@@ -164,14 +168,10 @@ def write_parquet(path: Path, records: Iterable[Record]) -> bool:
         import pyarrow.parquet
     except ImportError:
         return False
-    table = pyarrow.Table.from_pylist(list(_plain(records)))
+    rows = [dict(zip(COLUMNS, _values(record), strict=True)) for record in records]
+    table = pyarrow.Table.from_pylist(rows)
     pyarrow.parquet.write_table(table, path)
     return True
-
-
-def _plain(records: Iterable[Record]) -> Iterator[dict[str, Any]]:
-    for record in records:  # not asdict: it would copy each gap
-        yield {name: getattr(record, name) for name in COLUMNS}
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 from modeltainer.bench import schedule
 from modeltainer.bench.metrics import (
     Slo,
-    bootstrap,
     distribution,
+    median_interval,
     median_of,
     paired,
     percentile,
@@ -191,13 +192,22 @@ class TestStatistics:
         ordered = sorted(values)
         assert percentile(ordered, percent) == pytest.approx(numpy.percentile(ordered, percent))
 
-    def test_bootstrap_holds_the_median(self) -> None:
-        values = [float(n % 100) for n in range(1000)]
-        interval = bootstrap(values, median_of)
+    @pytest.mark.parametrize("count", [5, 30, 501])
+    def test_interval_of_the_median_is_that_of_resamples(self, count: int) -> None:
+        draw = random.Random(count)
+        values = [draw.lognormvariate(0, 1) for _ in range(count)]
+        medians = sorted(median_of(draw.choices(values, k=count)) for _ in range(4000))
+        interval = median_interval(values)
         assert interval is not None
-        low, high = interval
-        assert low < 49.5 < high
-        assert 2 < high - low < 15  # the median's standard error is about 1.6 here
+        # Both ends, as the share of resamples below them.
+        shares = [sum(median <= end for median in medians) / 4000 for end in interval]
+        near = [sum(median < end for median in medians) / 4000 for end in interval]
+        assert near[0] - 0.02 <= 0.025 <= shares[0] + 0.02
+        assert near[1] - 0.02 <= 0.975 <= shares[1] + 0.02
+
+    def test_no_interval_from_too_few(self) -> None:
+        assert median_interval([1.0] * 4) is None
+        assert median_interval([1.0] * 5) == (1.0, 1.0)
 
     def test_pairs_see_what_two_medians_would_not(self) -> None:
         """Requests differ by seconds, the sides by 10 ms."""

@@ -18,7 +18,7 @@ from tests.cluster import images, process, slurm
 from tests.cluster.environment import SOURCE, SOURCE_THERE, environment_layer
 from tests.cluster.host import Bind, Host, Role, start_host
 from tests.cluster.network import Network, address
-from tests.cluster.rootfs import FLAVOURS, USERS
+from tests.cluster.rootfs import FLAVOURS, USERS, Flavour
 
 STATE = "state.json"
 LAPTOP, LOGIN, FIRST_NODE = 9, 10, 11
@@ -63,8 +63,8 @@ class Cluster:
             (folder / "shared" / "home").mkdir(parents=True)
             network = _start_network(folder)
             hosts = _start_hosts(folder, flavour, network, nodes, stack)
-            _configure(folder, hosts, FLAVOURS[flavour].slurm)
-            version = _start_slurm(hosts)
+            _configure(folder, hosts, FLAVOURS[flavour])
+            version = _start_slurm(hosts, FLAVOURS[flavour])
             cluster = cls(name, flavour, folder, network, hosts, version)
             cluster.wait_idle()
             cluster._write_state()
@@ -196,7 +196,8 @@ class Cluster:
             binds=_binds(self.folder, self.flavour, old.role),
         )
         self._write_state()
-        services = {"login": slurm.START_CONTROLLER + START_SSHD, "compute": slurm.START_NODE}
+        controller = slurm.start_controller(books=FLAVOURS[self.flavour].has_books)
+        services = {"login": controller + START_SSHD, "compute": slurm.START_NODE}
         self.hosts[host].script(services.get(old.role, ""))
 
     def cut_network(self, host: str) -> None:
@@ -276,10 +277,12 @@ def _binds(folder: Path, flavour: str, role: Role) -> list[Bind]:
     ]
 
 
-def _start_slurm(hosts: dict[str, Host]) -> str:
+def _start_slurm(hosts: dict[str, Host], flavour: Flavour) -> str:
     """Start the controller and the nodes' daemons; returns Slurm's version."""
     login = hosts["login"]
-    login.script(slurm.START_CONTROLLER)
+    login.script(slurm.start_controller(books=flavour.has_books))
+    if flavour.has_books:
+        login.script(slurm.open_books(USERS))
     for host in hosts.values():
         if host.role == "compute":
             host.script(slurm.START_NODE)
@@ -287,7 +290,7 @@ def _start_slurm(hosts: dict[str, Host]) -> str:
     return login.script("sinfo --version").split()[-1]
 
 
-def _configure(folder: Path, hosts: dict[str, Host], release: str) -> None:
+def _configure(folder: Path, hosts: dict[str, Host], flavour: Flavour) -> None:
     """Names, keys, Slurm's configuration and ssh, before any service starts."""
     numbers = {host.name: host.number for host in hosts.values()}
     nodes = [host.name for host in hosts.values() if host.role == "compute"]
@@ -295,6 +298,7 @@ def _configure(folder: Path, hosts: dict[str, Host], release: str) -> None:
         f"{address(number)} {name}\n" for name, number in numbers.items()
     )
     munge_key = secrets.token_hex(64)
+    slurm_conf = slurm.slurm_conf(nodes, numbers, books=flavour.has_books)
     for host in hosts.values():
         host.script(f"printf %s '{names}' >/etc/hosts; : >/etc/resolv.conf")
         if host.role == "laptop":
@@ -302,10 +306,13 @@ def _configure(folder: Path, hosts: dict[str, Host], release: str) -> None:
         host.script(
             f"printf %s '{munge_key}' >/etc/munge/munge.key\n"
             "chown munge:munge /etc/munge/munge.key\nchmod 400 /etc/munge/munge.key\n"
-            f"printf %s '{slurm.slurm_conf(nodes, numbers)}' >/etc/slurm/slurm.conf\n"
+            f"printf %s '{slurm_conf}' >/etc/slurm/slurm.conf\n"
             f"printf %s '{slurm.gres_conf()}' >/etc/slurm/gres.conf\n"
-            f"printf %s '{slurm.cgroup_conf(release)}' >/etc/slurm/cgroup.conf\n"
+            f"printf %s '{slurm.cgroup_conf(flavour.slurm)}' >/etc/slurm/cgroup.conf\n"
         )
+    if flavour.has_books:
+        text = slurm.slurmdbd_conf()
+        hosts["login"].script(f"umask 077; printf %s '{text}' >/etc/slurm/slurmdbd.conf")
     hosts["login"].script("".join(map(_home_script, USERS)) + START_SSHD)
     for user, uid in USERS.items():
         home = folder / "shared" / "home" / user / ".ssh"

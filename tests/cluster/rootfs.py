@@ -28,6 +28,7 @@ COMMON_PACKAGES = (
     "util-linux",
     "vim-tiny",
 )
+BOOKS_PACKAGES = ("mariadb-server", "slurmdbd")
 APPTAINER_PACKAGES = ("fuse3", "squashfs-tools", "squashfuse", "uidmap")
 
 SET_UP = f"""
@@ -64,6 +65,8 @@ class Flavour:
     """Slurm's release, as in ``24.11``."""
     has_apptainer: bool = True
     """sid's package runs on glibc 2.38 or newer; trixie has none of its own."""
+    has_books: bool = False
+    """slurmdbd with a database: sacct, associations, limits."""
 
     @cached_property
     def system(self) -> Layer:
@@ -72,6 +75,8 @@ class Flavour:
         from_sid: tuple[str, ...] = ()
         if self.has_apptainer:
             packages, from_sid = COMMON_PACKAGES + APPTAINER_PACKAGES, ("apptainer",)
+        if self.has_books:
+            packages += BOOKS_PACKAGES
         script = apt_install(self.suite, packages, from_sid) + _set_up()
         return Layer(f"{self.suite}-system", Base(self.suite), script)
 
@@ -80,7 +85,7 @@ FLAVOURS = {
     flavour.suite: flavour
     for flavour in (
         Flavour("sid", slurm="26.05"),
-        Flavour("trixie", slurm="24.11"),
+        Flavour("trixie", slurm="24.11", has_books=True),
         Flavour("bookworm", slurm="22.05", has_apptainer=False),
     )
 }

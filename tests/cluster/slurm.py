@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tests.cluster.network import address
 
 CPUS = 16
@@ -14,9 +16,20 @@ slurm.schedmd.com/gres.html#Sharding."""
 
 CONTROLLER = "login"
 
+ACCOUNT = "lab"
+BOOKS_CONF = (
+    "AccountingStorageType=accounting_storage/slurmdbd",
+    f"AccountingStorageHost={CONTROLLER}",
+    "AccountingStorageTRES=gres/gpu,gres/gpu:a100,gres/shard",
+    "AccountingStorageEnforce=associations,limits,qos",
+)
 
-def slurm_conf(nodes: list[str], numbers: dict[str, int]) -> str:
-    """slurm.conf(5): what a small GPU cluster has, without cgroups and accounting."""
+
+def slurm_conf(nodes: list[str], numbers: dict[str, int], *, books: bool) -> str:
+    """slurm.conf(5): what a small GPU cluster has, without cgroups.
+
+    ``books``: a site with accounting, where only who has an association may submit.
+    """
     shards = sum(GRES[kind] * each for kind, each in SHARDS.items())
     gres = ",".join([*(f"gpu:{kind}:{count}" for kind, count in GRES.items()), f"shard:{shards}"])
     lines = [
@@ -51,6 +64,7 @@ def slurm_conf(nodes: list[str], numbers: dict[str, int]) -> str:
         # The nodes pretend to have more cores than this machine.
         "SlurmdParameters=config_overrides",
         "GresTypes=gpu,shard",
+        *(BOOKS_CONF if books else ()),
         *(
             f"NodeName={node} NodeAddr={address(numbers[node])} Sockets=1 CoresPerSocket={CPUS}"
             f" ThreadsPerCore=1 RealMemory={MEMORY_MB} Gres={gres} State=UNKNOWN"
@@ -69,6 +83,21 @@ def slurm_conf(nodes: list[str], numbers: dict[str, int]) -> str:
         " PriorityTier=1 PreemptMode=REQUEUE",
     ]
     return "".join(f"{line}\n" for line in lines if line)
+
+
+def slurmdbd_conf() -> str:
+    """slurmdbd.conf(5): the database is beside it, and reached by its socket."""
+    lines = [
+        "AuthType=auth/munge",
+        f"DbdHost={CONTROLLER}",
+        "SlurmUser=root",
+        "StorageType=accounting_storage/mysql",
+        "StorageHost=localhost",
+        "StorageUser=slurm",
+        "LogFile=/var/log/slurm/slurmdbd.log",
+        "PidFile=/run/slurmdbd.pid",
+    ]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def gres_conf() -> str:
@@ -100,7 +129,29 @@ START_MUNGE = """
 install -d -m 755 -o munge -g munge /run/munge
 setpriv --reuid=munge --regid=munge --init-groups /usr/sbin/munged
 """
-START_CONTROLLER = (
-    START_MUNGE + "slurmctld || { tail -n 20 /var/log/slurm/slurmctld.log; false; }\n"
-)
+START_DATABASE = """
+install -d -m 755 -o mysql -g mysql /run/mysqld
+setsid mariadbd --user=mysql --skip-networking </dev/null >/var/log/slurm/mariadb.log 2>&1 &
+for _ in {1..100}; do mariadb-admin ping >/dev/null 2>&1 && break; sleep 0.1; done
+mariadb -e 'CREATE USER IF NOT EXISTS slurm@localhost; GRANT ALL ON slurm_acct_db.* TO slurm@localhost'
+slurmdbd
+for _ in {1..100}; do sacctmgr -n show cluster >/dev/null 2>&1 && break; sleep 0.1; done
+"""
+_START_CONTROLLER = "slurmctld || { tail -n 20 /var/log/slurm/slurmctld.log; false; }\n"
+
+
+def start_controller(*, books: bool) -> str:
+    """The services of the login node."""
+    return START_MUNGE + (START_DATABASE if books else "") + _START_CONTROLLER
+
+
+def open_books(users: Iterable[str]) -> str:
+    """Write the cluster and its users' associations into an empty database: sacctmgr(1)."""
+    return f"""
+sacctmgr -i add cluster cluster
+sacctmgr -i add account {ACCOUNT} Description=lab Organization=lab
+sacctmgr -i add user {",".join(users)} Account={ACCOUNT}
+"""
+
+
 START_NODE = START_MUNGE + "slurmd || { tail -n 20 /var/log/slurm/slurmd.log; false; }\n"
