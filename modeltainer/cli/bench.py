@@ -205,6 +205,58 @@ def report_command(folder: Path) -> None:
 
 
 @command.command(
+    "scaling",
+    epilog="\b\nExample:\n  mt-submit bench scaling one-replica two-replicas four-replicas",
+)
+@click.argument(
+    "folders",
+    nargs=-1,
+    required=True,
+    metavar="FOLDER FOLDER…",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("scaling.png"),
+    show_default=True,
+    help="The picture.",
+)
+def scaling_command(folders: tuple[Path, ...], output: Path) -> None:
+    """Compare runs of one model that had different numbers of replicas: what does each bring?
+
+    Of each run the valid point with the highest throughput counts, so let the sweep go on until
+    more load brings no more.
+    """
+    from modeltainer.bench.report.scaling import ScalingError, efficiency, over_replicas, scaled
+    from modeltainer.bench.store import StoreError, load
+    from modeltainer.cli.text import table
+
+    _need_report_packages()
+    try:
+        found = scaled(load(folder)[0] for folder in folders)
+        over_replicas(found).savefig(output, format="png")
+    except (ScalingError, StoreError) as error:
+        raise Failure(str(error)) from error
+    except OSError as error:
+        raise Failure(f"{output} cannot be written: {error.strerror}") from error
+    rows = [
+        [
+            str(one.replicas),
+            f"{one.load:g}",
+            f"{one.tokens_per_s:.0f}",
+            f"{one.tokens_per_s / one.replicas:.0f}",
+            f"{efficiency(one, found[0]):.0%}",
+            "-" if one.ttft_s is None else f"{one.ttft_s * 1000:.1f} ms",
+        ]
+        for one in found
+    ]
+    heads = ["REPLICAS", "LOAD", "TOKENS/S", "EACH", "OF THE FIRST", "TTFT P50"]
+    click.echo(table(heads, rows))
+    note(f"drawn: {output}")
+
+
+@command.command(
     "calibrate", epilog="\b\nExample:\n  mt-submit bench calibrate --concurrency 32 --gap 20ms"
 )
 @click.option(
