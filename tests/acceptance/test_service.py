@@ -53,10 +53,18 @@ def serves(alice: Account, launch: dict[str, Any]) -> bool:
     return launch["launch_id"] in {one["launch_id"] for one in ready(alice, launch["model"])}
 
 
-def load(alice: Account, model: str, seconds: int, alone_s: float) -> subprocess.Popen[str]:
+def preempt(cluster: Cluster, node: str) -> None:
+    """bob takes a node for 5 s: the scavengers' jobs there have to go."""
+    asked = f"sbatch --partition=gpu --nodelist={node} --exclusive --wrap='sleep 5'"
+    cluster.run("login", ["bash", "-lc", f"cd /tmp && {asked} --output=/dev/null"], user="bob")
+
+
+def load(
+    alice: Account, model: str, seconds: int, alone_s: float, workers: int = 3
+) -> subprocess.Popen[str]:
     key = alice.mt("key create load").stdout.strip()
     url = json.loads(alice.mt("gateway status --json").stdout)["url"]
-    argv = [PYTHON, "-c", LOAD, url, key, model, str(seconds), "3", str(alone_s)]
+    argv = [PYTHON, "-c", LOAD, url, key, model, str(seconds), str(workers), str(alone_s)]
     return alice.cluster.popen("login", argv, stderr=subprocess.STDOUT)
 
 
@@ -107,8 +115,7 @@ def test_preemption_and_a_cut_off_node_end_only_streams_that_had_begun(alice: Ac
     first, second = ready(alice, "gemma")
 
     time.sleep(5)
-    preempting = f"sbatch --partition=gpu --nodelist={first['node']} --exclusive --wrap='sleep 5'"
-    cluster.run("login", ["bash", "-lc", f"cd /tmp && {preempting} --output=/dev/null"], user="bob")
+    preempt(cluster, first["node"])
     until(lambda: not serves(alice, first), "one is preempted")
     until(lambda: len(ready(alice, "gemma")) == 2, "its successor, when the node is free again", 90)
     time.sleep(5)
@@ -127,6 +134,42 @@ def test_preemption_and_a_cut_off_node_end_only_streams_that_had_begun(alice: Ac
     assert found["requests"] > len(found["bad"]) + 20
     log = (alice.registry / "gateway" / "gateway.log").read_text()
     assert '"event":"attempt_failed"' in log  # and these were answered by the other replica
+    alice.mt("stop gemma")
+    until(lambda: alice.jobs() == [], "no jobs")
+    cluster.wait_idle()
+    alice.assert_nothing_left()
+
+
+def test_load_brings_a_spare_replica_and_its_preemption_is_no_failure(alice: Account) -> None:
+    cluster = alice.cluster
+    gemma = alice.config["models"]["gemma"]
+    gemma["resources"] |= {"cpus": 9, "partition": "cpu"}  # a node of 16 holds one
+    gemma |= {"context": 4096, "engine_args": {"parallel": 4, "threads": 2}}
+    alice.write_config()
+    alice.mt("gateway start")
+    bounds = "--min 1 --max 2 --in-flight 2 --spare-partition scavenger"
+    alice.mt(f"up gemma --keep {bounds} --wait")
+    [always] = ready(alice, "gemma")
+    running = load(alice, "gemma", seconds=300, alone_s=1.5, workers=5)
+
+    def spare() -> list[dict[str, Any]]:
+        return [row for row in ready(alice, "gemma") if row["partition"] == "scavenger"]
+
+    until(lambda: bool(spare()), "more requests than one should carry bring a second replica", 90)
+    [second] = spare()
+    time.sleep(5)
+    preempt(cluster, second["node"])
+    until(lambda: not serves(alice, second), "it is preempted")
+    time.sleep(5)
+    os.kill(alice.cluster.command_pid(running), signal.SIGTERM)
+    found = outcome(running)
+    for one in found["bad"]:
+        assert one["events"] > 0, one  # only what had begun may end
+        assert isinstance(one["error"], dict), one
+    assert found["requests"] > len(found["bad"]) + 20
+    assert serves(alice, always)
+    [kept] = json.loads(alice.mt("ls --deployments --json").stdout)
+    assert kept["failures"] == 0
     alice.mt("stop gemma")
     until(lambda: alice.jobs() == [], "no jobs")
     cluster.wait_idle()

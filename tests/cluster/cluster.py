@@ -280,9 +280,7 @@ def _binds(folder: Path, flavour: str, role: Role) -> list[Bind]:
 def _start_slurm(hosts: dict[str, Host], flavour: Flavour) -> str:
     """Start the controller and the nodes' daemons; returns Slurm's version."""
     login = hosts["login"]
-    login.script(slurm.start_controller(books=flavour.has_books))
-    if flavour.has_books:
-        login.script(slurm.open_books(USERS))
+    login.script(slurm.start_controller(books=flavour.has_books, members=USERS))
     for host in hosts.values():
         if host.role == "compute":
             host.script(slurm.START_NODE)

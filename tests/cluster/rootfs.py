@@ -85,7 +85,7 @@ FLAVOURS = {
     flavour.suite: flavour
     for flavour in (
         Flavour("sid", slurm="26.05"),
-        Flavour("trixie", slurm="24.11", has_books=True),
-        Flavour("bookworm", slurm="22.05", has_apptainer=False),
+        Flavour("trixie", slurm="24.11"),
+        Flavour("bookworm", slurm="22.05", has_apptainer=False, has_books=True),
     )
 }

@@ -133,25 +133,27 @@ START_DATABASE = """
 install -d -m 755 -o mysql -g mysql /run/mysqld
 setsid mariadbd --user=mysql --skip-networking </dev/null >/var/log/slurm/mariadb.log 2>&1 &
 for _ in {1..100}; do mariadb-admin ping >/dev/null 2>&1 && break; sleep 0.1; done
-mariadb -e 'CREATE USER IF NOT EXISTS slurm@localhost; GRANT ALL ON slurm_acct_db.* TO slurm@localhost'
+mariadb -e 'CREATE USER IF NOT EXISTS slurm@localhost;
+            GRANT ALL ON slurm_acct_db.* TO slurm@localhost'
 slurmdbd
 for _ in {1..100}; do sacctmgr -n show cluster >/dev/null 2>&1 && break; sleep 0.1; done
 """
 _START_CONTROLLER = "slurmctld || { tail -n 20 /var/log/slurm/slurmctld.log; false; }\n"
 
 
-def start_controller(*, books: bool) -> str:
-    """The services of the login node."""
-    return START_MUNGE + (START_DATABASE if books else "") + _START_CONTROLLER
+def start_controller(*, books: bool, members: Iterable[str] = ()) -> str:
+    """The services of the login node.
 
-
-def open_books(users: Iterable[str]) -> str:
-    """Write the cluster and its users' associations into an empty database: sacctmgr(1)."""
-    return f"""
+    ``members``: users to write into an empty database, before the controller reads it.
+    """
+    database = START_DATABASE if books else ""
+    if books and members:
+        database += f"""
 sacctmgr -i add cluster cluster
 sacctmgr -i add account {ACCOUNT} Description=lab Organization=lab
-sacctmgr -i add user {",".join(users)} Account={ACCOUNT}
+sacctmgr -i add user {",".join(members)} Account={ACCOUNT}
 """
+    return START_MUNGE + database + _START_CONTROLLER
 
 
 START_NODE = START_MUNGE + "slurmd || { tail -n 20 /var/log/slurm/slurmd.log; false; }\n"

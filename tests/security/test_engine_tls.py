@@ -51,9 +51,7 @@ class Scene:
 
     def kill_launch(self, node: str) -> None:
         """Agent and engine at once, so that the endpoint's lease is still good."""
-        user = self.alice.user
-        pids = self.cluster.run(node, ["pgrep", "-u", user], "root").stdout.split()
-        self.cluster.run(node, ["kill", "-KILL", *pids], "root")
+        self.cluster.run(node, ["pkill", "-KILL", "-u", self.alice.user], "root")
 
 
 @pytest.fixture(params=["cluster", "cluster_22_05"], ids=["apptainer", "native"])
