@@ -50,6 +50,21 @@ class ClientConnection:
         if self._when_lost is not None:
             self._when_lost()
 
+    @property
+    def takes_chunks(self) -> bool:
+        """:meth:`write_chunk` may be called: a chunked answer has begun, and the client reads it as
+        fast as it comes."""
+        cycle = self._cycle
+        return bool(
+            cycle.chunked_encoding
+            and cycle.response_started
+            and not (cycle.response_complete or cycle.disconnected or cycle.flow.write_paused)
+        )
+
+    def write_chunk(self, data: bytes) -> None:
+        """Send a piece of the body, as ASGI's ``http.response.body`` would, without a coroutine."""
+        self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
     def close_after_answer(self) -> None:
         """Let no further request come on it."""
         self._cycle.keep_alive = False

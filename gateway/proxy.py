@@ -459,6 +459,7 @@ class Proxy:
                     connection,
                     first,
                     exchange.send,
+                    client=exchange.client,
                     status=head.status,
                     headers=response_headers(
                         head.headers, exchange.request_id, exchange.attempts, target.model

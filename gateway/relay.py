@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
+from modeltainer.gateway.client_connection import ClientConnection
 from modeltainer.gateway.errors import Headers, Send
 from modeltainer.gateway.families import Family, error_frame
 from modeltainer.gateway.headers import is_event_stream
@@ -62,11 +63,40 @@ class Progress:
     """It broke off and the client was not told in words: its connection must be cut."""
 
 
+class _StraightOn:
+    """Sends the events of a stream from where they arrive: a :class:`Sink`."""
+
+    def __init__(
+        self, client: ClientConnection, progress: Progress, meter: Meter, gaps: Distribution
+    ) -> None:
+        self._client, self._progress, self._meter, self._gaps = client, progress, meter, gaps
+        self.came = monotonic()
+        """When the last piece did."""
+
+    @property
+    def open(self) -> bool:
+        return self._client.takes_chunks
+
+    def take(self, piece: bytes) -> bool:
+        now = monotonic()
+        self._gaps.observe(now - self.came)
+        self.came = now
+        data = self._meter.feed(piece)
+        if not data:
+            return True
+        progress = self._progress
+        progress.sent_bytes += len(data)
+        progress.tail.feed(data)
+        self._client.write_chunk(data)
+        return not progress.tail.done
+
+
 async def relay(
     connection: UpstreamConnection,
     first: bytes | None,
     send: Send,
     *,
+    client: ClientConnection | None,
     status: int,
     headers: Headers,
     idle_timeout: float,
@@ -86,7 +116,11 @@ async def relay(
     if not progress.started:
         progress.started, progress.status, progress.is_stream = True, status, is_stream
         await send({"type": "http.response.start", "status": status, "headers": headers})
-    tail, piece, came = progress.tail, first, 0.0
+    tail, piece = progress.tail, first
+    straight = None
+    if is_stream and client is not None:
+        straight = _StraightOn(client, progress, meter, gaps)
+    came = 0.0
 
     async def give(data: bytes, more: bool) -> None:
         progress.sent_bytes += len(data)
@@ -109,6 +143,10 @@ async def relay(
             if data:
                 await give(data, True)
             done = is_stream and tail.done
+            if straight is not None and not done and straight.open:
+                straight.came = came
+                await connection.pass_on(straight, idle_timeout)
+                came, done = straight.came, tail.done
             piece = await (_after_done(connection) if done else connection.chunk(idle_timeout))
         await give(meter.finish(), False)
     except UpstreamError as error:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ssl import SSLCertVerificationError, SSLContext, SSLError
-from typing import cast
+from typing import Protocol, cast
 
 import httptools
 
@@ -93,6 +93,17 @@ class ResponseHead:
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
+class Sink(Protocol):
+    """Takes pieces of a body as they arrive: :meth:`UpstreamConnection.pass_on`."""
+
+    @property
+    def open(self) -> bool:
+        """It can take a piece now."""
+
+    def take(self, piece: bytes) -> bool:
+        """Take a piece; False: the caller of ``pass_on`` is to go on."""
+
+
 class UpstreamConnection(asyncio.Protocol):
     """One connection, used by one coroutine at a time.
 
@@ -109,6 +120,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._timer_at = 0.0
         self._deadline = 0.0
         self._error: Exception | None = None
+        self._sink: Sink | None = None
+        self._sink_timeout = 0.0
         self._lost = False
         self._write_paused = False
         self._read_paused = False
@@ -197,6 +210,20 @@ class UpstreamConnection(asyncio.Protocol):
             if not self._lost:
                 self._transport.resume_reading()
         return data
+
+    async def pass_on(self, sink: Sink, timeout: float) -> None:
+        """Give what arrives of the body to ``sink`` at once, without a turn of the event loop and
+        without waking the caller; until the answer ends, or the sink is closed or has had enough.
+        The piece that ends the answer, and those that find the sink closed, are left to
+        :meth:`chunk`. Raises as :meth:`head`, ``timeout`` counts between pieces."""
+        if self.body_waits:
+            return
+        self._sink, self._sink_timeout = sink, timeout
+        try:
+            while self._sink is not None and not self.body_waits:
+                await self._wait(timeout)
+        finally:
+            self._sink = None
 
     def close(self) -> None:
         """Close without waiting for anything still to be written."""
@@ -320,6 +347,13 @@ class UpstreamConnection(asyncio.Protocol):
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._fail(UpstreamProtocolError("the engine's header is too long"))
                 return
+        if self._sink is not None and self._chunks and not self._complete:
+            if self._sink.open:
+                chunks, self._chunks, self._waiting_bytes = self._chunks, [], 0
+                self._deadline = self._loop.time() + self._sink_timeout
+                if self._sink.take(chunks[0] if len(chunks) == 1 else b"".join(chunks)):
+                    return
+            self._sink = None
         if self._waiting_bytes > HIGH_WATER and not self._read_paused and not self._complete:
             self._read_paused = True
             assert self._transport is not None

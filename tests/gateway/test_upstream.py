@@ -365,6 +365,74 @@ def test_any_split_gives_the_same_body(cuts: list[int]) -> None:
     assert asyncio.run(_feed(pieces)) == token("ä") + token("b") + DONE
 
 
+class _FickleSink:
+    """Is open, and has had enough, as it is told; then open and never satisfied."""
+
+    def __init__(self, moods: list[tuple[bool, bool]]) -> None:
+        self._moods = iter(moods)
+        self.body = b""
+        self.pieces = 0
+        self._go_on = True
+
+    @property
+    def open(self) -> bool:
+        is_open, self._go_on = next(self._moods, (True, True))
+        return is_open
+
+    def take(self, piece: bytes) -> bool:
+        self.body += piece
+        self.pieces += 1
+        return self._go_on
+
+
+async def _pass_on(pieces: list[bytes], sink: _FickleSink) -> int:
+    """Feed pieces to a connection that passes its body on; how often its reader was woken."""
+    connection = UpstreamConnection(asyncio.get_running_loop())
+    connection.connection_made(_NoTransport())
+    await connection.send((b"x",), 1)
+    woken = 0
+
+    async def read() -> None:
+        nonlocal woken
+        await connection.head(1)
+        while True:
+            await connection.pass_on(sink, 1)
+            woken += 1
+            if (chunk := await connection.chunk(1)) is None:
+                return
+            sink.body += chunk
+
+    reader = asyncio.create_task(read())
+    for one in pieces:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        connection.data_received(one)
+    await asyncio.wait_for(reader, 5)
+    return woken
+
+
+@given(
+    st.lists(st.integers(0, len(ANSWER)), max_size=20),
+    st.lists(st.tuples(st.booleans(), st.booleans()), max_size=20),
+)
+def test_what_is_passed_on_and_what_is_read_are_the_body_in_order(
+    cuts: list[int], moods: list[tuple[bool, bool]]
+) -> None:
+    edges = [0, *sorted(cuts), len(ANSWER)]
+    pieces = [ANSWER[a:b] for a, b in itertools.pairwise(edges) if a < b]
+    sink = _FickleSink(moods)
+    asyncio.run(_pass_on(pieces, sink))
+    assert sink.body == token("ä") + token("b") + DONE
+
+
+def test_tokens_in_the_midst_of_a_stream_wake_nobody() -> None:
+    steps = stream(*(token(str(n)) for n in range(50)), DONE)
+    sink = _FickleSink([])
+    woken = asyncio.run(_pass_on([one.data for one in steps if isinstance(one, Send)], sink))
+    assert sink.pieces >= 50
+    assert woken <= 3
+
+
 @settings(max_examples=300)
 @given(st.lists(st.binary(max_size=60) | st.sampled_from([b"HTTP/1.1 200 OK\r\n", b"\r\n\r\n"])))
 def test_wild_bytes_are_a_fault_and_never_a_crash(pieces: list[bytes]) -> None:
