@@ -114,7 +114,7 @@ def median_interval(
 
     No resample is made: where n values are drawn from n, with replacement, their median is the
     value at the median of n uniform numbers, and that has the distribution
-    Beta((n + 1) / 2, (n + 1) / 2).
+    Beta((n + 1) / 2, (n + 1) / 2); near enough for an even n, whose median lies between two.
     """
     count = len(values)
     if count < 5:

@@ -31,6 +31,10 @@ PIECE = 16 * 1024 * 1024
 SPARE_BYTES = 2 * 1024**3
 """Left free on the disk for all else that runs on the node."""
 _GIB = 1024**3
+_LOOK_S = 0.2
+_GONE_AFTER = 50
+"""Looks (10 s) at which nobody made a copy that was not there, and yet it could not be made: those
+who use one hold its lock, and something else (a site's cleaner) has taken it from them."""
 
 
 class NotStagedError(Exception):
@@ -142,8 +146,8 @@ class Stage:
     def _copy(self, found: Original) -> Path:
         """Both locks are tried in turn: who waits to make a copy must see that another has made it,
         since that one keeps its shared lock for as long as its job runs."""
-        entry = self._folder / found.entry
-        told = False
+        entry, part = self._of(found.entry)
+        told, gone = False, 0
         while True:
             if (shared := self._lock(found.entry, fcntl.LOCK_SH)) is not None:
                 if entry.is_dir():
@@ -151,11 +155,17 @@ class Stage:
                     self._held.append(shared)
                     return entry if found.root == found.path else entry / found.path.name
                 os.close(shared)
+                gone += 1
+                if gone > _GONE_AFTER:
+                    raise NotStagedError("its copy was removed while another launch uses it")
+            else:
+                gone = 0
             if (alone := self._lock(found.entry, fcntl.LOCK_EX)) is not None:
                 try:
                     if not entry.is_dir():
+                        shutil.rmtree(part, ignore_errors=True)  # of one that was killed
                         self._make_room(found)
-                        self._make(found, entry)
+                        self._make(found, entry, part)
                 finally:
                     os.close(alone)
                 continue
@@ -164,7 +174,7 @@ class Stage:
             if not told:
                 told = True
                 self._say(f"waiting for another launch on this node, which copies {found.entry}")
-            time.sleep(0.2)
+            time.sleep(_LOOK_S)
 
     def _lock(self, name: str, mode: int) -> int | None:
         """A descriptor that holds the lock, or None while others hold it."""
@@ -180,9 +190,7 @@ class Stage:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(self._folder / f"{name}.lock", flags, 0o600)
 
-    def _make(self, found: Original, entry: Path) -> None:
-        part = entry.with_name(f".{entry.name}.part")
-        shutil.rmtree(part, ignore_errors=True)  # of one that was killed
+    def _make(self, found: Original, entry: Path, part: Path) -> None:
         began = time.monotonic()
         self._say(f"copying {found.path} to {self._folder}: {found.bytes / _GIB:.2f} GiB")
         try:

@@ -59,7 +59,11 @@ def scaled(summaries: Iterable[dict[str, Any]]) -> list[Scaled]:
 
 
 def _best(replicas: int, summary: dict[str, Any]) -> Scaled:
-    valid = [point for point in summary["points"] if point["valid"]]
+    valid = [
+        point
+        for point in summary["points"]
+        if point["valid"] and point["targets"]["a"]["output_tokens_per_s"] > 0
+    ]
     if not valid:
         raise ScalingError(f"the run with {replicas} replicas has no valid point")
     point = max(valid, key=lambda one: float(one["targets"]["a"]["output_tokens_per_s"]))

@@ -157,9 +157,9 @@ def cheatsheet() -> str:
             ],
         ),
         "",
-        'Source of the profiles: NVIDIA MIG User Guide, "Supported MIG Profiles". Nothing on this '
-        "page was measured on a GPU: weights and KV caches are checked against published figures "
-        "and against llama.cpp's own report on a CPU.",
+        'Source of the profiles: NVIDIA MIG User Guide, "Supported MIG Profiles". One GPU was '
+        "there to compare with, an H200 ([what it showed](gpu.md)); else weights and KV caches are "
+        "checked against published figures and against llama.cpp's own report on a CPU.",
     ]
     return "\n".join(lines) + "\n"
 

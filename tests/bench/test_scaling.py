@@ -50,6 +50,7 @@ def test_the_best_valid_point_of_each_counts() -> None:
         ([run(1, (1, 9.0, True)), run(1, (2, 9.0, True))], "different numbers of replicas"),
         ([run(None, (1, 9.0, True)), run(2, (2, 9.0, True))], "measure through the gateway"),
         ([run(1, (1, 9.0, True)), run(2, (2, 9.0, False))], "2 replicas has no valid point"),
+        ([run(1, (1, 9.0, True)), run(2, (2, 0.0, True))], "2 replicas has no valid point"),
         ([run(1, (1, 9.0, True)), run(2, (2, 9.0, True), model="n")], "several models: m, n"),
     ],
 )

@@ -41,14 +41,18 @@ def test_closed_loop(streams: int, each: int, slower: int) -> None:
     assert found["requests_per_s"] == pytest.approx(streams / e2e_s, rel=0.02)
     assert found["output_tokens_per_s"] == pytest.approx(streams * TOKENS / e2e_s, rel=0.02)
     assert found["tokens_per_s_per_user"]["p50"] == pytest.approx(1 / gap_s, rel=0.02)
+    assert found["goodput"]["fraction"] == pytest.approx(1, rel=0.02)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_goodput_of_a_known_part(url: str, workers: int) -> None:
-    result = load(url, "mixed", ClosedLoop(32), tokens=2, requests=320, warmup=32, workers=workers)
+@pytest.mark.parametrize(
+    ("streams", "workers", "requests"), [(1, 1, 40), (32, 1, 320), (32, 2, 320), (256, 2, 1024)]
+)
+def test_goodput_of_a_known_part(url: str, streams: int, workers: int, requests: int) -> None:
+    loop = ClosedLoop(streams)
+    result = load(url, "mixed", loop, tokens=2, requests=requests, warmup=streams, workers=workers)
     assert len(result.workers) == workers
     rows = [row for row in result.records if not row.warmup]
-    assert sorted(row.index for row in rows) == list(range(320))
+    assert sorted(row.index for row in rows) == list(range(requests))
     found = summarise(rows, Slo(ttft_s=1.5 * TTFT_S))
     assert found["uncut"]["goodput"]["fraction"] == pytest.approx(0.75, rel=0.02)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -140,6 +141,31 @@ def test_who_waits_to_copy_takes_the_copy_of_another(node: Node, tmp_path: Path)
         made(entry / "m.gguf")
         waiting.join(10)
         assert found == [entry / "m.gguf"]
+
+
+def test_a_copy_that_was_taken_from_its_users_is_not_waited_for(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "_LOOK_S", 0.001)
+    source = made(tmp_path / "m.gguf")
+    copy = node.stage().copy(source)
+    shutil.rmtree(copy.parent)
+    with pytest.raises(NotStagedError, match="removed while another launch uses it"):
+        node.stage().copy(source)
+
+
+def test_what_a_killed_launch_left_takes_no_room_of_its_own_copy(
+    node: Node, tmp_path: Path
+) -> None:
+    other = node.stage(limit_mib=3)
+    other.copy(made(tmp_path / "other.gguf", MIB))
+    other.close()
+    source = made(tmp_path / "m.gguf", 2 * MIB)
+    left = node.folder / f".{original(source).entry}.part" / "m.gguf"
+    made(left, 2 * MIB)
+    left.parent.with_name(f"{original(source).entry}.lock").touch()
+    node.stage(limit_mib=3).copy(source)
+    assert node.copies() == {"m.gguf", "other.gguf"}
 
 
 def test_those_not_used_for_the_longest_time_make_room(node: Node, tmp_path: Path) -> None:

@@ -15,7 +15,10 @@ def page() -> str:
     parts = ["# Figures of the bench\n", HEAD, "## Formulas\n"]
     about = (inspect.getdoc(metrics) or "").partition("\n")[2].strip()
     parts.append("Times in seconds.\n\n" + about + "\n")
-    parts += ["## Percentiles\n", "Given from so many requests on, with a bootstrap interval:\n"]
+    parts += [
+        "## Percentiles\n",
+        "Given from so many requests on, p50 with a bootstrap interval:\n",
+    ]
     parts.append(
         table(
             ("percentile", "requests"),
