@@ -67,23 +67,30 @@ class _StraightOn:
     """Sends the events of a stream from where they arrive: a :class:`Sink`."""
 
     def __init__(
-        self, client: ClientConnection, progress: Progress, meter: Meter, gaps: Distribution
+        self, client: ClientConnection | None, progress: Progress, meter: Meter, gaps: Distribution
     ) -> None:
+        """``client``: None where the server does not say what its client's connection is; then it
+        is never open."""
         self._client, self._progress, self._meter, self._gaps = client, progress, meter, gaps
-        self.came = monotonic()
-        """When the last piece did."""
+        self._came = 0.0
 
     @property
     def open(self) -> bool:
-        return self._client.takes_chunks
+        return self._client is not None and self._client.takes_chunks
+
+    def came(self) -> None:
+        """A piece has arrived, this way or by a turn of the loop: how long after the last one?"""
+        now = monotonic()
+        if self._came:
+            self._gaps.observe(now - self._came)
+        self._came = now
 
     def take(self, piece: bytes) -> bool:
-        now = monotonic()
-        self._gaps.observe(now - self.came)
-        self.came = now
+        self.came()
         data = self._meter.feed(piece)
         if not data:
             return True
+        assert self._client is not None  # it was open
         progress = self._progress
         progress.sent_bytes += len(data)
         progress.tail.feed(data)
@@ -117,10 +124,7 @@ async def relay(
         progress.started, progress.status, progress.is_stream = True, status, is_stream
         await send({"type": "http.response.start", "status": status, "headers": headers})
     tail, piece = progress.tail, first
-    straight = None
-    if is_stream and client is not None:
-        straight = _StraightOn(client, progress, meter, gaps)
-    came = 0.0
+    straight = _StraightOn(client, progress, meter, gaps) if is_stream else None
 
     async def give(data: bytes, more: bool) -> None:
         progress.sent_bytes += len(data)
@@ -130,11 +134,8 @@ async def relay(
 
     try:
         while piece is not None:
-            if is_stream:
-                now = monotonic()
-                if came:
-                    gaps.observe(now - came)
-                came = now
+            if straight is not None:
+                straight.came()
             last = connection.ended
             data = meter.feed(piece)
             if last:
@@ -144,9 +145,8 @@ async def relay(
                 await give(data, True)
             done = is_stream and tail.done
             if straight is not None and not done and straight.open:
-                straight.came = came
                 await connection.pass_on(straight, idle_timeout)
-                came, done = straight.came, tail.done
+                done = tail.done
             piece = await (_after_done(connection) if done else connection.chunk(idle_timeout))
         await give(meter.finish(), False)
     except UpstreamError as error:

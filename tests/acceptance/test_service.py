@@ -53,6 +53,23 @@ def serves(alice: Account, launch: dict[str, Any]) -> bool:
     return launch["launch_id"] in {one["launch_id"] for one in ready(alice, launch["model"])}
 
 
+def one_gemma_a_node(alice: Account, partition: str) -> None:
+    """Have gemma take more than half of a node's 16 CPUs, and start a gateway."""
+    gemma = alice.config["models"]["gemma"]
+    gemma["resources"] |= {"cpus": 9, "partition": partition}
+    gemma |= {"context": 4096, "engine_args": {"parallel": 4, "threads": 2}}
+    alice.write_config()
+    alice.mt("gateway start")
+
+
+def assert_only_begun_streams_ended(found: dict[str, Any]) -> None:
+    """And those with an error event of the stream's."""
+    for one in found["bad"]:
+        assert one["events"] > 0, one
+        assert isinstance(one["error"], dict), one
+    assert found["requests"] > len(found["bad"]) + 20
+
+
 def preempt(cluster: Cluster, node: str) -> None:
     """bob takes a node for 5 s: the scavengers' jobs there have to go."""
     asked = f"sbatch --partition=gpu --nodelist={node} --exclusive --wrap='sleep 5'"
@@ -105,11 +122,7 @@ def test_planned_handovers_fail_and_cut_no_stream(alice: Account) -> None:
 
 def test_preemption_and_a_cut_off_node_end_only_streams_that_had_begun(alice: Account) -> None:
     cluster = alice.cluster
-    gemma = alice.config["models"]["gemma"]
-    gemma["resources"] |= {"cpus": 9, "partition": "scavenger"}  # a node of 16 holds one
-    gemma |= {"context": 4096, "engine_args": {"parallel": 4, "threads": 2}}
-    alice.write_config()
-    alice.mt("gateway start")
+    one_gemma_a_node(alice, "scavenger")
     alice.mt("up gemma --keep --replicas 2 --wait")
     running = load(alice, "gemma", seconds=300, alone_s=1.5)
     first, second = ready(alice, "gemma")
@@ -128,10 +141,7 @@ def test_preemption_and_a_cut_off_node_end_only_streams_that_had_begun(alice: Ac
     until(lambda: len(ready(alice, "gemma")) == 2, "two again", 120)
     os.kill(alice.cluster.command_pid(running), signal.SIGTERM)
     found = outcome(running)
-    for one in found["bad"]:
-        assert one["events"] > 0, one
-        assert isinstance(one["error"], dict), one  # an error event of the stream's
-    assert found["requests"] > len(found["bad"]) + 20
+    assert_only_begun_streams_ended(found)
     log = (alice.registry / "gateway" / "gateway.log").read_text()
     assert '"event":"attempt_failed"' in log  # and these were answered by the other replica
     alice.mt("stop gemma")
@@ -142,11 +152,7 @@ def test_preemption_and_a_cut_off_node_end_only_streams_that_had_begun(alice: Ac
 
 def test_load_brings_a_spare_replica_and_its_preemption_is_no_failure(alice: Account) -> None:
     cluster = alice.cluster
-    gemma = alice.config["models"]["gemma"]
-    gemma["resources"] |= {"cpus": 9, "partition": "cpu"}  # a node of 16 holds one
-    gemma |= {"context": 4096, "engine_args": {"parallel": 4, "threads": 2}}
-    alice.write_config()
-    alice.mt("gateway start")
+    one_gemma_a_node(alice, "cpu")
     bounds = "--min 1 --max 2 --in-flight 2 --spare-partition scavenger"
     alice.mt(f"up gemma --keep {bounds} --wait")
     [always] = ready(alice, "gemma")
@@ -163,10 +169,7 @@ def test_load_brings_a_spare_replica_and_its_preemption_is_no_failure(alice: Acc
     time.sleep(5)
     os.kill(alice.cluster.command_pid(running), signal.SIGTERM)
     found = outcome(running)
-    for one in found["bad"]:
-        assert one["events"] > 0, one  # only what had begun may end
-        assert isinstance(one["error"], dict), one
-    assert found["requests"] > len(found["bad"]) + 20
+    assert_only_begun_streams_ended(found)
     assert serves(alice, always)
     [kept] = json.loads(alice.mt("ls --deployments --json").stdout)
     assert kept["failures"] == 0
