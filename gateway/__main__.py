@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, help="models.yaml; found as mt-submit does if unset")
     parser.add_argument("--log", type=Path, help="append the JSON lines to this file")
     options = parser.parse_args(argv)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as :func:`.serve.serve`; the imports come first
 
     from modeltainer.config.load import load
     from modeltainer.config.problems import ConfigError

@@ -40,9 +40,10 @@ def user_key(body: Body) -> bytes | None:
 def prefix_key(body: Body) -> bytes | None:
     """How the prompt begins: later turns of a conversation, and others with the same system prompt
     and first question, have the same key. None without a prompt."""
-    if body.prompt_span is None:
+    span = body.prompt_span
+    if span is None:
         return None
-    prompt = body.data[slice(*body.prompt_span)]
+    prompt = body.data[slice(*span)]
     if not prompt.startswith(b"["):
         return b"prefix:" + prompt[:PREFIX_BYTES]
     begun: list[bytes] = []

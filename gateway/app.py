@@ -73,7 +73,10 @@ class Gateway:
         self.accounting = Accounting(layout, self.metrics, log, name=name, write=settings.usage)
         self._tracer = Tracer() if settings.tracing else None
         self.book = DemandBook(
-            layout, name, warn=lambda message: log.warning("demand", message=message)
+            layout,
+            name,
+            launches=self.endpoints.in_flight,
+            warn=lambda message: log.warning("demand", message=message),
         )
         self.proxy = Proxy(
             settings,
@@ -284,13 +287,11 @@ class Gateway:
         snapshot = self.endpoints.snapshot or Snapshot()
         live = {one.target.key: one for one in self.endpoints.all}
         endpoints = []
-        in_flight: dict[str, int] = {}
         now = time.monotonic()
         for seen in snapshot.endpoints:
             endpoint = seen.endpoint
             here = live.get(endpoint.key)
             count = here.outstanding if here is not None else 0
-            in_flight[endpoint.launch_id] = in_flight.get(endpoint.launch_id, 0) + count
             endpoints.append(
                 {
                     "endpoint": endpoint.key,
@@ -319,7 +320,10 @@ class Gateway:
             "ready": self.ready,
             "draining": self.proxy.draining,
             "in_flight": self.proxy.in_flight,
-            "in_flight_by_launch": in_flight,
+            "in_flight_by_launch": {
+                **dict.fromkeys((one["launch_id"] for one in endpoints), 0),
+                **self.endpoints.in_flight(),
+            },
             "endpoints": endpoints,
             "models": sorted(self.endpoints.table.configured | set(self.endpoints.table.by_model)),
             "keys": len(self._ring),

@@ -24,10 +24,18 @@ RETRIABLE = frozenset({429, 502, 503, 504})
 """Statuses with which another endpoint may be tried: this one did not begin to work on it."""
 
 
+class SlowStartError(UpstreamTimeoutError):
+    """No first event within ``first_token_timeout``: another endpoint may be quicker. It says
+    nothing against this one, a long prompt takes its time."""
+
+
 def may_retry(error: UpstreamError) -> bool:
     """Whether another endpoint may be asked after this failure: a fault of the endpoint's, and not
-    of the request's, which would fail there too."""
-    return not isinstance(error, EngineError) or error.status in RETRIABLE
+    of the request's, which would fail there too. One that took all of ``first_byte_timeout`` would
+    take it again, on each."""
+    if isinstance(error, EngineError):
+        return error.status in RETRIABLE
+    return isinstance(error, SlowStartError) or not isinstance(error, UpstreamTimeoutError)
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,8 @@ class Patience:
     """How long to wait for an answer to begin, and what to do meanwhile."""
 
     limit_s: float
+    hurried: bool = False
+    """The limit is shorter than it might be, as there is another endpoint to ask."""
     ping_every_s: float = 0.0
     """0: no pings."""
     ping: Callable[[], Awaitable[None]] | None = None
@@ -52,8 +62,22 @@ async def begin(
     Raises:
         EmptyStreamError: a stream that ended without an event.
         EngineError: a stream whose first event is an error.
+        SlowStartError: nothing came in time, and there was a hurry.
         UpstreamError: died, not HTTP, or nothing came in time.
     """
+    try:
+        return await _begin(connection, request, patience)
+    except UpstreamTimeoutError as error:
+        if patience.hurried:
+            raise SlowStartError(str(error)) from error
+        raise
+
+
+async def _begin(
+    connection: UpstreamConnection,
+    request: tuple[bytes | memoryview, ...],
+    patience: Patience,
+) -> tuple[ResponseHead, bytes | None]:
     deadline = time.monotonic() + patience.limit_s
 
     async def patiently(wait: Callable[[float], Awaitable[None]]) -> None:

@@ -57,7 +57,11 @@ _MEMBERS = {
 _INCLUDE_USAGE = b'"stream_options":{"include_usage":true},'
 
 
-@dataclass(frozen=True)
+# Where no text and no other member is spelled like the model's.
+_MODEL = re.compile(rb'"model"[ \t\n\r]*:[ \t\n\r]*("[^"\\]*")')
+
+
+@dataclass(slots=True)
 class Body:
     """A checked request body."""
 
@@ -69,12 +73,19 @@ class Body:
     encode: Callable[[str], bytes] = msgspec.json.encode
     """How a model's name is written there."""
     head: Head = Head()  # noqa: RUF009 (never changed)
-    prompt_span: Span | None = None
-    """Where the messages, the prompt or the input stand."""
-    options_span: Span | None = None
-    """Where ``stream_options`` stands."""
-    first_member: int = 0
-    """Offset behind the object's opening brace."""
+    members: dict[str, Span] | None = None
+    """Where the values of :data:`_MEMBERS` stand; None: not looked for yet, and then no member's
+    name is written with escapes."""
+
+    @property
+    def prompt_span(self) -> Span | None:
+        """Where the messages, the prompt or the input stand."""
+        return self._spans().get("prompt")
+
+    def _spans(self) -> dict[str, Span]:
+        if self.members is None:
+            self.members = member_spans(self.data)
+        return self.members
 
     @property
     def asks_usage(self) -> bool:
@@ -94,7 +105,8 @@ class Body:
     @property
     def prompt_bytes(self) -> int:
         """Length of the prompt as it stands in the body."""
-        return len(self.data) if self.prompt_span is None else _length(self.prompt_span)
+        span = self.prompt_span
+        return len(self.data) if span is None else _length(span)
 
     def pieces(
         self, served_name: str, *, include_usage: bool = False
@@ -116,13 +128,16 @@ class Body:
 
     def _ask_usage(self) -> tuple[int, int, bytes]:
         options = self.head.stream_options
-        if self.options_span is None:
-            return self.first_member, self.first_member, _INCLUDE_USAGE
+        absent = self.members is None and b'"stream_options"' not in self.data
+        span = None if absent else self._spans().get("stream_options")
+        if span is None:
+            first_member = self.data.index(b"{") + 1
+            return first_member, first_member, _INCLUDE_USAGE
         if isinstance(options, dict):
-            return (*self.options_span, msgspec.json.encode({**options, "include_usage": True}))
+            return (*span, msgspec.json.encode({**options, "include_usage": True}))
         if options is None:
-            return (*self.options_span, b'{"include_usage":true}')
-        return (*self.options_span, self.data[slice(*self.options_span)])
+            return (*span, b'{"include_usage":true}')
+        return (*span, self.data[slice(*span)])
 
 
 def parse(data: bytes) -> Body:
@@ -144,22 +159,28 @@ def parse(data: bytes) -> Body:
         raise _bad("the request body must be a JSON object", "invalid_json") from None
     except msgspec.DecodeError as error:
         raise _bad(f"the request body is not valid JSON: {error}", "invalid_json") from None
-    spans = member_spans(data)
-    span = spans.get("model")
+    members = None
+    span = _plain_model(data) if isinstance(head.model, str) else None
+    if span is None:
+        members = member_spans(data)
+        span = members.get("model")
     if span is None:
         raise _bad("you must provide a model parameter", "missing_model", "model")
     if not isinstance(head.model, str) or not head.model:
         raise _bad("model must be a non-empty string", "invalid_model", "model")
-    return Body(
-        data,
-        head.model,
-        head.stream is True,
-        span,
-        head=head,
-        prompt_span=spans.get("prompt"),
-        options_span=spans.get("stream_options"),
-        first_member=data.index(b"{") + 1,
-    )
+    return Body(data, head.model, head.stream is True, span, head=head, members=members)
+
+
+def _plain_model(data: bytes) -> Span | None:
+    """Where the model's name stands in a valid object that has one, if that can be said without
+    looking at all members: only one place is spelled like it, no name can be spelled another way
+    (with ``\\u``), and nothing can be nested too deep."""
+    if data.count(b'"model"') != 1 or b"\\u" in data:
+        return None
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH:
+        return None
+    found = _MODEL.search(data)
+    return None if found is None else found.span(1)
 
 
 def member_spans(data: bytes) -> dict[str, Span]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Awaitable, Callable
 
 from modeltainer.gateway.endpoint_set import EndpointSet
 from modeltainer.gateway.errors import GatewayError
 from modeltainer.gateway.log import JsonLog
 from modeltainer.gateway.settings import ColdStartSettings
+from modeltainer.gateway.start_marks import StartMarks
 from modeltainer.registry import deployments
 from modeltainer.registry.deployments import Deployment
 from modeltainer.registry.layout import Layout
@@ -24,8 +27,7 @@ class ColdStart:
         self._endpoints = endpoints
         self._declaring = asyncio.Lock()
         self._held = 0
-        self._started: dict[str, float] = {}
-        """Models let in lately: their jobs may not show yet."""
+        self._marks = StartMarks(layout)
 
     async def admit(self, model: str) -> bool:
         """Whether a request for a model that nothing serves may be held for it.
@@ -46,16 +48,20 @@ class ColdStart:
             return True
         if deployment is None and not self._settings.enabled:
             return False
-        if not self._is_under_way(model) and self._others(model) >= self._settings.max_jobs:
-            raise GatewayError(
-                503,
-                f"{model} is not running, and {self._settings.max_jobs} models that were started "
-                "on demand are (gateway.cold_start.max_jobs); one of them has to be idle first",
-                "too_many_models",
-                param="model",
-                retry_after_s=60,
-            )
-        self._started[model] = time.monotonic()
+        # Another's mark says nothing of this model: it may be about to be taken back.
+        if not (self._marks.mine(model) or self._is_wanted(model)):
+            self._marks.put(model)
+            if self._others(model) >= self._settings.max_jobs:
+                self._marks.drop(model)
+                raise GatewayError(
+                    503,
+                    f"{model} is not running, and {self._settings.max_jobs} models that were "
+                    "started on demand are (gateway.cold_start.max_jobs); one of them has to be "
+                    "idle first",
+                    "too_many_models",
+                    param="model",
+                    retry_after_s=60,
+                )
         if deployment is None:
             made = Deployment(
                 model=model,
@@ -63,40 +69,46 @@ class ColdStart:
                 minimum=0,
                 maximum=1,
                 idle_release_s=self._settings.idle_release,
+                gpu_hours_per_day=self._settings.gpu_hours,
                 created_unix=time.time(),
             )
             deployments.declare(self._layout, made)
             self._log.info("cold_start", model=model)
         return True
 
-    def _is_under_way(self, model: str) -> bool:
-        return deployments.read_history(self._layout, model).wanted > 0 or self._is_new(model)
-
-    def _is_new(self, model: str) -> bool:
-        return time.monotonic() - self._started.get(model, float("-inf")) < 60
+    def _is_wanted(self, model: str) -> bool:
+        return deployments.read_history(self._layout, model).wanted > 0
 
     def _others(self, model: str) -> int:
-        declared = deployments.read_all(self._layout)
-        return sum(
-            one.minimum == 0 and name != model and self._is_under_way(name)
-            for name, one in declared.items()
-        )
+        """Models that are up on demand, or about to be: the reconciler has not seen them yet."""
+        marked, declared = self._marks.models(), deployments.read_all(self._layout)
+        kept = {name for name, one in declared.items() if one.minimum}
+        others = {*marked, *declared} - kept - {model}
+        return sum(name in marked or self._is_wanted(name) for name in others)
 
-    async def hold(self, model: str) -> bool:
-        """Wait until something serves the model; False when it takes too long, or too many wait."""
+    async def hold(
+        self, model: str, ping: Callable[[], Awaitable[None]] | None = None, every_s: float = 0.0
+    ) -> bool:
+        """Wait until something serves the model; False when it takes too long, or too many wait.
+        ``ping`` is called ``every_s`` seconds meanwhile."""
         if self._held >= self._settings.max_held:
             return False
         self._held += 1
-        deadline = time.monotonic() + self._settings.wait
+        begun = time.monotonic()
+        deadline, next_ping = begun + self._settings.wait, begun + every_s
         try:
             while not self._endpoints.table.candidates(model):
-                left = deadline - time.monotonic()
+                now = time.monotonic()
+                left = deadline - now
                 if left <= 0:
                     return False
-                try:
-                    await asyncio.wait_for(self._endpoints.changed.wait(), left)
-                except asyncio.TimeoutError:
-                    return False
+                if ping is not None and now >= next_ping:
+                    await ping()
+                    next_ping = now + every_s
+                    continue  # it may have come up meanwhile
+                step = left if ping is None else min(left, next_ping - now)
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._endpoints.changed.wait(), step)
             return True
         finally:
             self._held -= 1

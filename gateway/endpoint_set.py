@@ -166,6 +166,14 @@ class EndpointSet:
         """Every ready endpoint, proven or not, ordered by key."""
         return [self._live[key] for key in sorted(self._live)]
 
+    def in_flight(self) -> dict[str, int]:
+        """Requests under way by launch. May be called from any thread."""
+        counts: dict[str, int] = {}
+        for live in list(self._live.values()):
+            name = live.target.launch_id
+            counts[name] = counts.get(name, 0) + live.outstanding
+        return counts
+
     def close(self) -> None:
         """Stop probing and close kept connections."""
         for live in self._live.values():

@@ -48,11 +48,11 @@ class Exchange:
     limits: Limits | None = None
     reservation: Reservation | None = None
     prompt_estimate: int = 0
-    """Tokens of the prompt, guessed from its length."""
+    """Tokens of the prompt, guessed from its length; 0 for a form, which is a file for the most."""
     buffered_bytes: int = 0
     """Of its body, as held in the budget."""
     read_at: float = 0.0
-    """When its body was complete."""
+    """When its body was complete, or the model that it was held for had come up."""
     model: str | None = None
     asked: str | None = None
     """The name that was asked for, where it is split among models."""
@@ -101,11 +101,15 @@ class Exchange:
 
     def tokens_used(self) -> int:
         """Tokens to charge: the engine's count; for what broke off before it, the events that have
-        passed and the guess at the prompt; nothing for what no engine has answered."""
+        passed and the guess at the prompt, of which no more than was reserved (a wrong guess would
+        lock the key for hours); nothing for what no engine has answered."""
         if self.meter is None or self.progress.status >= 400:
             return 0
         counted = self.meter.tokens
-        prompt = self.prompt_estimate if counted.prompt is None else counted.prompt
+        prompt = counted.prompt
+        if prompt is None:
+            reserved = 0 if self.reservation is None else self.reservation.tokens
+            prompt = min(self.prompt_estimate, reserved)
         return prompt + (self.meter.events if counted.completion is None else counted.completion)
 
     async def ping(self) -> None:

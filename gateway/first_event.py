@@ -16,6 +16,21 @@ import msgspec
 MAX_HELD_BYTES = 64 * 1024
 """Beyond this it is no error event: those are short."""
 
+_STATUS = {
+    "invalid_request_error": 400,
+    "BadRequestError": 400,
+    "context_length_exceeded": 400,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "NotFoundError": 404,
+    "rate_limit_error": 429,
+    "overloaded_error": 503,
+}
+"""What an error's ``type`` or ``code`` comes to, in OpenAI's, Anthropic's and vLLM's words."""
+UNKNOWN = 500
+"""One request's failure: not to be tried elsewhere, and nothing against the engine, which lives."""
+
 
 class Verdict(Enum):
     """What the stream turned out to be."""
@@ -31,7 +46,7 @@ class StreamedError:
     """An error that came as the first event of a stream with status 200."""
 
     status: int
-    """The error's own HTTP status where it names one, else 502."""
+    """The error's own HTTP status where it names one in figures or words, else :data:`UNKNOWN`."""
     message: str
     document: dict[str, Any]
 
@@ -82,15 +97,23 @@ def streamed_error(event: Any, *, named: bool) -> StreamedError | None:
         named: the event is called ``error``.
     """
     if not isinstance(event, dict):
-        return StreamedError(502, "the engine reports an error", {}) if named else None
+        return StreamedError(UNKNOWN, "the engine reports an error", {}) if named else None
     error = event.get("error")
     if not error and not named:
         return None
     fields = error if isinstance(error, dict) else event if named and not error else {}
     message = error if isinstance(error, str) else fields.get("message")
-    code = fields.get("code")
     return StreamedError(
-        code if isinstance(code, int) and 400 <= code <= 599 else 502,
+        _status(fields.get("code"), fields.get("type")),
         message if isinstance(message, str) and message else "the engine reports an error",
         event,
     )
+
+
+def _status(code: Any, kind: Any) -> int:
+    if isinstance(code, int) and 400 <= code <= 599:
+        return code
+    for word in (code, kind):
+        if isinstance(word, str) and word in _STATUS:
+            return _STATUS[word]
+    return UNKNOWN

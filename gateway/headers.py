@@ -40,9 +40,13 @@ _OURS_UPSTREAM = frozenset(
     }
 )
 _NOT_UPSTREAM = HOP_BY_HOP | _OURS_UPSTREAM
+_NAMES_NONE = frozenset({b"keep-alive", b"close", b"Keep-Alive"})
+"""What ``Connection`` says for the most: no field's name that would have to be dropped."""
 _OURS_DOWNSTREAM = frozenset({b"date", b"server", b"x-request-id"})
 _NOT_DOWNSTREAM = HOP_BY_HOP | _OURS_DOWNSTREAM
 _STREAM = {b"cache-control": b"no-cache", b"x-accel-buffering": b"no"}
+# Counts that are taken out, or an error event, change a stream's length.
+_NOT_OF_STREAMS = frozenset({*_STREAM, b"content-length"})
 # Version 00; all zeros in the trace or the span are not valid.
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -59,13 +63,14 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return f"req-{random.getrandbits(96):024x}"  # a name for logs, not a secret
 
 
-def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
-    return {
-        token.strip().lower()
-        for name, value in headers
-        if name == b"connection"
-        for token in value.split(b",")
-    }
+def _kept(headers: Headers, dropped: frozenset[bytes]) -> Headers:
+    """Fields less those that are dropped, and those that ``Connection`` names (RFC 9110, 7.6.1)."""
+    kept = [field for field in headers if field[0] not in dropped]
+    for name, value in headers:
+        if name == b"connection" and value not in _NAMES_NONE:
+            named = {token.strip().lower() for token in value.split(b",")}
+            kept = [field for field in kept if field[0] not in named]
+    return kept
 
 
 def traceparent(headers: Iterable[tuple[bytes, bytes]]) -> str:
@@ -88,7 +93,6 @@ def request_head(
 ) -> bytes:
     """The head of the request to an engine: the client's fields less the hop-by-hop ones and its
     key; ours in their place."""
-    dropped = _NOT_UPSTREAM | _named_by_connection(headers)
     lines = [
         f"POST {path} HTTP/1.1\r\nhost: {target.address}\r\n"
         f"authorization: Bearer {target.api_key}\r\naccept-encoding: identity\r\n"
@@ -96,17 +100,17 @@ def request_head(
             "latin-1"
         )
     ]
-    lines += [b"%s: %s\r\n" % field for field in headers if field[0] not in dropped]
+    lines += [b"%s: %s\r\n" % field for field in _kept(headers, _NOT_UPSTREAM)]
     lines.append(b"\r\n")
     return b"".join(lines)
 
 
 def is_event_stream(headers: Headers) -> bool:
     """Whether an answer is a stream of server-sent events."""
-    return any(
-        name == b"content-type" and value.strip().lower().startswith(b"text/event-stream")
-        for name, value in headers
-    )
+    for name, value in headers:
+        if name == b"content-type" and value.strip().lower().startswith(b"text/event-stream"):
+            return True
+    return False
 
 
 def stream_start(rid: str) -> Headers:
@@ -121,10 +125,9 @@ def stream_start(rid: str) -> Headers:
 def response_headers(headers: Headers, rid: str, attempts: int, model: str) -> Headers:
     """An engine's header fields for the client. Streams are marked so that no proxy on the way
     (nginx, Open OnDemand) holds them back."""
-    dropped = _NOT_DOWNSTREAM | _named_by_connection(headers)
-    kept = [field for field in headers if field[0] not in dropped]
+    kept = _kept(headers, _NOT_DOWNSTREAM)
     if is_event_stream(headers):
-        kept = [field for field in kept if field[0] not in _STREAM]
+        kept = [field for field in kept if field[0] not in _NOT_OF_STREAMS]
         kept += _STREAM.items()
     kept.append((b"x-request-id", rid.encode()))
     kept.append((b"x-modeltainer-attempts", str(attempts).encode()))

@@ -41,8 +41,14 @@ class JsonLog:
         if second != int(now):
             second, stamp = int(now), time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
             self._stamp = second, stamp
-        line = {"time": f"{stamp}.{int(now % 1 * 1000):03}Z", "level": level, "event": event}
-        line.update((name, value) for name, value in fields.items() if value is not None)
+        line: dict[str, Any] = {
+            "time": f"{stamp}.{int(now % 1 * 1000):03}Z",
+            "level": level,
+            "event": event,
+        }
+        for name, value in fields.items():
+            if value is not None:
+                line[name] = value
         data = msgspec.json.encode(line, enc_hook=str) + b"\n"
         if not data.isascii():
             for character, escape in _BREAKS:

@@ -46,7 +46,7 @@ def parse_form(data: bytes, headers: Headers) -> Body:
         raise _bad("model is not UTF-8", "invalid_encoding", "model") from None
     if not value:
         raise _bad("model must be a non-empty string", "invalid_model", "model")
-    return Body(data, value, stream, model, encode=str.encode)
+    return Body(data, value, stream, model, encode=str.encode, members={})
 
 
 def parts(data: bytes, boundary: bytes) -> list[tuple[bytes, Span]]:

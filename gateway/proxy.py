@@ -11,7 +11,7 @@ import time
 from modeltainer.gateway.accounting import Accounting
 from modeltainer.gateway.affinity import choose_arm, prefix_key, session_key, user_key
 from modeltainer.gateway.arrival import Arrival
-from modeltainer.gateway.attempt import RETRIABLE, Patience, begin, may_retry
+from modeltainer.gateway.attempt import RETRIABLE, Patience, SlowStartError, begin, may_retry
 from modeltainer.gateway.auth import Authenticator
 from modeltainer.gateway.body import Body, parse
 from modeltainer.gateway.body_budget import BodyBudget
@@ -261,15 +261,22 @@ class Proxy:
         if exchange.affinity is None and self._settings.routing == "prefix":
             exchange.affinity = prefix_key(body)
         self._reserve(exchange, key, body)
-        served = self._endpoints.table.candidates(model) or await self._arrival.wait(model)
-        down = not served
+        down = waits = not self._endpoints.table.candidates(model)
+        if waits:
+            down = not await self._arrival.wait(model)
         may_wait = down and await self._cold_start.admit(model)
         self._book.begin(model, waits=down)
         try:
             if may_wait:
-                await self._cold_start.hold(model)
+                every_s = self._settings.ping_interval if body.stream else 0.0
+                await self._cold_start.hold(model, exchange.ping if every_s else None, every_s)
+            if waits:
+                exchange.read_at = time.monotonic()  # the wait was not the gateway's own time
+            if body.stream:
+                self._book.asked(exchange, model)
             await self._try(exchange, model, body)
         finally:
+            self._book.given_up(exchange)
             self._book.end(model)
 
     def _model(self, exchange: Exchange, key: KeyRecord, body: Body) -> str:
@@ -331,7 +338,8 @@ class Proxy:
         limits = self._limiter.of(key, now)
         if limits is None:
             return
-        exchange.prompt_estimate = body.prompt_bytes // BYTES_PER_TOKEN
+        if exchange.route.form == "json":
+            exchange.prompt_estimate = body.prompt_bytes // BYTES_PER_TOKEN
         found = limits.reserve(exchange.prompt_estimate + body.max_tokens, now)
         if isinstance(found, Refusal):
             self._metrics.limited.add(found.limit)
@@ -395,8 +403,8 @@ class Proxy:
             self._endpoints.suspect(live, str(error))
             trial.failed()
             return error
-        except PoolTimeoutError as error:
-            return error
+        except (PoolTimeoutError, SlowStartError) as error:
+            return error  # no verdict: nothing is known against the endpoint
         except EngineError as error:
             trial.answered(error.status)
             return error
@@ -431,9 +439,9 @@ class Proxy:
         patience = self._patience(exchange, another)
         fresh = False
         while True:
-            connection = await live.pool.acquire(fresh=fresh)
             if exchange.attempts == 1 and not fresh:
                 self._metrics.overhead.of().observe(time.monotonic() - exchange.read_at)
+            connection = await live.pool.acquire(fresh=fresh)
             try:
                 try:
                     head, first = await begin(connection, request, patience)
@@ -453,7 +461,8 @@ class Proxy:
                     raise EngineError(head.status, f"status {head.status}")
                 trial.answered(head.status)
                 exchange.first_byte_s = time.monotonic() - exchange.started
-                stream = is_event_stream(head.headers)
+                if stream := is_event_stream(head.headers):
+                    self._book.answered(exchange)
                 meter = exchange.meter = StreamMeter(strip=hide) if stream else JsonMeter()
                 await relay(
                     connection,
@@ -478,14 +487,15 @@ class Proxy:
 
     def _patience(self, exchange: Exchange, another: bool) -> Patience:
         settings = self._settings
-        limit_s = settings.first_byte_timeout
+        limit_s, shorter = settings.first_byte_timeout, settings.first_token_timeout
         if not exchange.stream:
             return Patience(limit_s)
-        if another and settings.first_token_timeout is not None:
-            limit_s = min(limit_s, settings.first_token_timeout)
+        hurried = another and shorter is not None and shorter < limit_s
+        if hurried and shorter is not None:
+            limit_s = shorter
         if settings.ping_interval == 0:
-            return Patience(limit_s)
-        return Patience(limit_s, settings.ping_interval, exchange.ping)
+            return Patience(limit_s, hurried)
+        return Patience(limit_s, hurried, settings.ping_interval, exchange.ping)
 
     def _write_log(self, exchange: Exchange) -> None:
         progress = exchange.progress

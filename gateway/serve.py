@@ -154,6 +154,8 @@ def serve(
         ConfigError: models.yaml cannot be used.
         OSError: the registry or the log cannot be written.
     """
+    # A gateway that only starts reads the newest configuration anyway.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from modeltainer.config.load import load
 
     log = JsonLog(log_file)

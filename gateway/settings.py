@@ -22,6 +22,8 @@ class ColdStartSettings(BaseModel):
     """How long a request is held until the model serves; then it gets 503 and when to try again."""
     max_jobs: Annotated[int, Field(ge=1)] = 4
     """Models that may be up at once because they were asked for."""
+    gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    """GPU hours a day (UTC) that each model started so may use; left out: no limit."""
     max_held: Annotated[int, Field(ge=1)] = 256
     """Requests that are held at once."""
     idle_release: Annotated[float, Field(ge=10)] = 900.0
@@ -69,7 +71,7 @@ class GatewaySettings(BaseModel):
     """To get one of an endpoint's connections when all are taken."""
     first_byte_timeout: Annotated[float, Field(gt=0)] = 600.0
     """From the request to the first byte of the answer's body, for a stream to its first event
-    (long prompts take minutes)."""
+    (long prompts take minutes); no other replica is asked then, it would take as long."""
     first_token_timeout: Annotated[float, Field(gt=0)] | None = None
     """From a streaming request to the answer's first event; then another replica is tried if there
     is one, and the last one may take ``first_byte_timeout``. Left out: no second try."""
@@ -78,8 +80,9 @@ class GatewaySettings(BaseModel):
     total_timeout: Annotated[float, Field(gt=0)] | None = None
     """For a request as a whole, streams included; left out: no limit."""
     ping_interval: Annotated[float, Field(ge=0)] = 0.0
-    """Send ``: ping`` comments to the client of a stream while its prompt is read, this often; 0
-    sends none. The status is then 200 even if the engine fails: the error comes as an event."""
+    """Send ``: ping`` comments to the client of a stream while its prompt is read or its model
+    starts, this often; 0 sends none. The status is then 200 even if the engine fails: the error
+    comes as an event."""
     usage: bool = True
     """Count tokens by key, model and user (``mt-submit usage``): streams are asked for their token
     counts, and clients that did not ask for them do not see them."""

@@ -10,8 +10,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -29,6 +30,51 @@ READY_S = 60.0
 """For a worker to take connections; its imports come from a shared filesystem."""
 LEAST_LIFE_S = 5.0
 """A worker that died sooner is started again only after so long."""
+
+
+_Started = tuple[asyncio.subprocess.Process, socket.socket]
+"""A worker, and the end of its channel."""
+
+
+class _Workers:
+    """Those that run, and what they are told."""
+
+    def __init__(self, start: Callable[[int], Awaitable[_Started]]) -> None:
+        self._start = start
+        self.running: dict[int, asyncio.subprocess.Process] = {}
+        self.ending = asyncio.Event()
+        self._starting: dict[int, bool] = {}
+        """Whether one that is not ready yet is to be told of a new configuration."""
+
+    def tell(self, told: int) -> None:
+        """Pass a signal on."""
+        if told != signal.SIGHUP:
+            self.ending.set()
+        for number, process in self.running.items():
+            if told == signal.SIGHUP and number in self._starting:
+                self._starting[number] = True  # the signal might end it now
+            else:
+                _tell(process, told)
+
+    async def begin(self, number: int) -> _Started:
+        """Start one."""
+        self._starting[number] = False
+        process, ours = await self._start(number)
+        self.running[number] = process
+        if self.ending.is_set():  # it was not there to be told
+            _tell(process, signal.SIGTERM)
+        return process, ours
+
+    async def ready(self, number: int) -> None:
+        """Wait until one is ready.
+
+        Raises:
+            CannotStartError: it never will be.
+        """
+        process = self.running[number]
+        await _ready(process)
+        if self._starting.pop(number):
+            _tell(process, signal.SIGHUP)
 
 
 @dataclass
@@ -66,19 +112,11 @@ class Supervisor:
     ) -> None:
         loop = asyncio.get_running_loop()
         dispatcher = Dispatcher(self.listener)
-        running: dict[int, asyncio.subprocess.Process] = {}
-        ending = asyncio.Event()
-
-        def pass_on(number: int) -> None:
-            if number != signal.SIGHUP:
-                ending.set()
-            for process in running.values():
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(number)
-
+        workers = _Workers(partial(self._start, folder=folder, limits=limits))
+        ending = workers.ending
         for caught in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             told = signal.SIGHUP if caught == signal.SIGHUP else signal.SIGTERM
-            loop.add_signal_handler(caught, pass_on, told)
+            loop.add_signal_handler(caught, workers.tell, told)
 
         async def keep(number: int, first: asyncio.subprocess.Process) -> None:
             process = first
@@ -95,40 +133,40 @@ class Supervisor:
                     with contextlib.suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(ending.wait(), LEAST_LIFE_S)
                         return
-                process, ours = await self._start(number, folder, limits)
-                running[number] = process
+                process, ours = await workers.begin(number)
                 try:
-                    await _ready(process)
+                    await workers.ready(number)
                 except CannotStartError:
                     ours.close()  # so that it ends, if it has not already
-                    with contextlib.suppress(ProcessLookupError):
-                        process.kill()
+                    _tell(process, signal.SIGKILL)
                 else:
                     dispatcher.add(number, ours)
 
         try:
             channels = {}
             for number in range(self.settings.workers):
-                running[number], channels[number] = await self._start(number, folder, limits)
-            await asyncio.gather(*(_ready(one) for one in running.values()))
+                _, channels[number] = await workers.begin(number)
+            try:
+                await asyncio.gather(*map(workers.ready, channels))
+            except CannotStartError:
+                if ending.is_set():
+                    return
+                raise
             for number, ours in channels.items():
                 dispatcher.add(number, ours)
             dispatcher.start()
             announce()
             beside = [loop.create_task(one.run()) for one in companions]
-            await asyncio.gather(*(keep(number, one) for number, one in running.items()))
+            await asyncio.gather(*(keep(number, one) for number, one in workers.running.items()))
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
         finally:
             dispatcher.close()
-            for process in running.values():
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
+            for process in workers.running.values():
+                _tell(process, signal.SIGKILL)
 
-    async def _start(
-        self, number: int, folder: Path, limits: int
-    ) -> tuple[asyncio.subprocess.Process, socket.socket]:
+    async def _start(self, number: int, *, folder: Path, limits: int) -> _Started:
         """A worker that begins to start, and the end of its channel."""
         ours, theirs = channel()
         process = await asyncio.create_subprocess_exec(
@@ -155,6 +193,11 @@ class Supervisor:
         theirs.close()
         self.log.info("worker_started", worker=number, pid=process.pid)
         return process, ours
+
+
+def _tell(process: asyncio.subprocess.Process, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended
+        process.send_signal(number)
 
 
 async def _ready(process: asyncio.subprocess.Process) -> None:

@@ -15,9 +15,13 @@ import msgspec
 
 _BOUNDARY = re.compile(rb"\n\r?\n")
 _MAX_EVENT = 64 * 1024
-"""Events with token counts are far shorter; longer ones pass without being looked at."""
-_TAIL = 8 * 1024
-"""Of a JSON answer: its token counts stand near the end."""
+"""Most are far shorter; longer ones (the last of the Responses API, which has the whole answer)
+are not held back, and searched as they pass."""
+_NAME = b'"usage"'
+_WINDOW = 8 * 1024
+"""Longest stretch in which token counts may stand."""
+_BEGINNINGS = frozenset({"message_start", "response.created", "response.in_progress"})
+"""Events that may say how many tokens there are, but not how many there will have been."""
 _decoder = json.JSONDecoder()
 
 
@@ -28,51 +32,81 @@ class Tokens:
     prompt: int | None = None
     completion: int | None = None
 
-    def take(self, usage: Any) -> None:
+    def take(self, usage: Any, *, begun: bool = False) -> None:
         """Take over what a ``usage`` object says, in OpenAI's or Anthropic's words; later ones
-        count (they are totals)."""
+        count (they are totals). ``begun``: the answer has only begun, so what is said of it is no
+        count yet."""
         if not isinstance(usage, dict):
             return
         for names, field in (
             (("prompt_tokens", "input_tokens"), "prompt"),
             (("completion_tokens", "output_tokens"), "completion"),
         ):
+            if begun and field == "completion":
+                return
             for name in names:
                 value = usage.get(name)
-                if isinstance(value, int) and value >= 0:
+                if isinstance(value, int) and value >= begun:  # 0: a server that does not know yet
                     setattr(self, field, value)
         if self.completion is None and isinstance(usage.get("total_tokens"), int):
             self.completion = 0  # embeddings name no completion
 
 
+class _Search:
+    """Finds the token counts in JSON of any length while it passes, wherever they stand in it and
+    however it is cut."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        """``tokens``: where they go; of several counts the last ones stay."""
+        self._tokens = tokens
+        self._held = b""
+
+    def feed(self, piece: bytes) -> None:
+        """Look at the next piece; less than :data:`_WINDOW` of it is kept."""
+        data = self._held + piece if self._held else piece
+        position = 0
+        # Quotes within strings are escaped, so these bytes can only be a member's name.
+        while (at := data.find(_NAME, position)) >= 0:
+            window = data[at : at + _WINDOW]
+            if not self._decided(window) and len(window) < _WINDOW:
+                self._held = data[at:]
+                return
+            position = at + len(_NAME)
+        self._held = data[max(position, len(data) - len(_NAME) + 1) :]
+
+    def _decided(self, window: bytes) -> bool:
+        """Whether what begins here is whole, or is no object; a whole one is taken."""
+        value = window[len(_NAME) :].lstrip()
+        if not value.startswith(b":"):
+            return bool(value)
+        value = value[1:].lstrip()
+        if not value.startswith(b"{"):
+            return bool(value)
+        if b"}" not in value:
+            return False
+        try:
+            self._tokens.take(_decoder.raw_decode(value.decode("utf-8", "replace"))[0])
+        except (ValueError, RecursionError):
+            return False
+        return True
+
+
 class JsonMeter:
-    """Looks at the end of an answer in one piece."""
+    """Looks for the counts in an answer in one piece."""
 
     events = 0
 
     def __init__(self) -> None:
         self.tokens = Tokens()
-        self._tail = b""
+        self._search = _Search(self.tokens)
 
     def feed(self, piece: bytes) -> bytes:
         """Take note of a piece, and give it back."""
-        if len(piece) >= _TAIL:
-            self._tail = piece[-_TAIL:]
-        else:
-            self._tail = (self._tail + piece)[-_TAIL:] if self._tail else piece
+        self._search.feed(piece)
         return piece
 
     def finish(self) -> bytes:
         """The answer has ended; nothing was held back."""
-        # Quotes within strings are escaped, so these bytes can only be the member's name.
-        at = self._tail.rfind(b'"usage"')
-        start = self._tail.find(b"{", at)
-        if at >= 0 and start >= 0 and self._tail[at + 7 : start].strip() == b":":
-            try:
-                text = self._tail[start:].decode("utf-8", "replace")
-                self.tokens.take(_decoder.raw_decode(text)[0])
-            except (ValueError, RecursionError):
-                pass
         return b""
 
 
@@ -86,12 +120,13 @@ class StreamMeter:
         """How many have passed: about as many as tokens, where the engine could not finish."""
         self._strip = strip
         self._part = b""
-        self._skipping = False
+        self._long: _Search | None = None
+        """In the midst of a long event."""
 
     def feed(self, piece: bytes) -> bytes:
         """Take the next piece; what is to be sent now."""
-        whole = piece.endswith(b"\n\n") and not (self._part or self._skipping)
-        if whole and b'"usage"' not in piece:
+        whole = piece.endswith(b"\n\n") and not (self._part or self._long)
+        if whole and _NAME not in piece:
             self.events += piece.count(b"\n\n")
             return piece
         return self._look(piece)
@@ -108,17 +143,27 @@ class StreamMeter:
         for boundary in _BOUNDARY.finditer(data):
             event = data[position : boundary.end()]
             position = boundary.end()
-            skipped, self._skipping = self._skipping, False
             self.events += 1
-            if skipped or not (b'"usage"' in event and self._is_counts_only(event)):
+            if self._long is not None or len(event) > _MAX_EVENT:
+                self._pass(event)
+                self._long = None
+                kept.append(event)
+            elif not (_NAME in event and self._is_counts_only(event)):
                 kept.append(event)
         rest = data[position:]
-        if self._skipping or len(rest) > _MAX_EVENT:
-            self._skipping = True
-            kept.append(rest)
-        else:
-            self._part = rest
+        if self._long is not None or len(rest) > _MAX_EVENT:
+            # What may be the first bytes of the blank line that ends it is looked at again.
+            end = len(rest) - (2 if rest.endswith(b"\n\r") else rest.endswith(b"\n"))
+            self._pass(rest[:end])
+            kept.append(rest[:end])
+            rest = rest[end:]
+        self._part = rest
         return b"".join(kept) if self._strip else piece
+
+    def _pass(self, part: bytes) -> None:
+        if self._long is None:
+            self._long = _Search(self.tokens)
+        self._long.feed(part)
 
     def _is_counts_only(self, event: bytes) -> bool:
         found = _event_data(event)
@@ -126,10 +171,11 @@ class StreamMeter:
             return False
         usage = found.get("usage")
         self.tokens.take(usage)
+        begun = found.get("type") in _BEGINNINGS
         for name in ("response", "message"):
             inner = found.get(name)
             if isinstance(inner, dict):
-                self.tokens.take(inner.get("usage"))
+                self.tokens.take(inner.get("usage"), begun=begun)
         return found.get("choices") == [] and isinstance(usage, dict)
 
 

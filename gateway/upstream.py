@@ -138,6 +138,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._framed = False
         self._complete = False
         self._keep_alive = False
+        self._sent = False
         self._chunks: list[bytes] = []
         self._waiting_bytes = 0
         self._busy = True
@@ -163,6 +164,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self._transport.write(piece[offset : offset + _WRITE_PIECE])
                 while self._write_paused and not self._head_done:
                     await self._wait(timeout)
+        self._sent = True
 
     @property
     def head_done(self) -> bool:
@@ -238,10 +240,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        """The last answer is complete and both sides keep the connection open."""
+        """The last request is wholly written, its answer is complete, and both sides keep the
+        connection open."""
         return (
             not self._lost
             and self._error is None
+            and self._sent  # else the engine would read the next request as the rest of this one
             and self._complete
             and self._keep_alive
             and not self._write_paused

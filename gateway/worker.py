@@ -7,19 +7,12 @@ channel through which connections come is closed, the supervisor is gone and the
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
 
 import msgspec
-
-from modeltainer import core_files
-from modeltainer.gateway.log import JsonLog
-from modeltainer.gateway.peers import Peers
-from modeltainer.gateway.serve import gateway_of, run
-from modeltainer.gateway.settings import GatewaySettings
-from modeltainer.gateway.shared_limits import SharedLimiter
-from modeltainer.registry.layout import Layout
 
 READY = b"ready\n"
 """Written to standard output when connections are taken."""
@@ -32,7 +25,7 @@ class WorkerStart(msgspec.Struct, frozen=True):
     """From 0."""
     workers: int
     settings: str
-    """:class:`GatewaySettings` as JSON."""
+    """:class:`.settings.GatewaySettings` as JSON."""
     root: str
     """Of the registry."""
     config_file: str | None
@@ -48,6 +41,16 @@ class WorkerStart(msgspec.Struct, frozen=True):
 
 def main() -> int:
     """Serve until told to end, or until the supervisor is gone."""
+    # One that only starts reads the newest configuration anyway; the imports take their time.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    from modeltainer import core_files
+    from modeltainer.gateway.log import JsonLog
+    from modeltainer.gateway.peers import Peers
+    from modeltainer.gateway.serve import gateway_of, run
+    from modeltainer.gateway.settings import GatewaySettings
+    from modeltainer.gateway.shared_limits import SharedLimiter
+    from modeltainer.registry.layout import Layout
+
     start = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerStart)
     core_files.forbid()
     gateway = gateway_of(

@@ -19,6 +19,7 @@ import uvloop
 from modeltainer.gateway.app import Gateway, build
 from modeltainer.gateway.listening import bind
 from modeltainer.gateway.log import JsonLog
+from modeltainer.gateway.paths import PROXIED
 from modeltainer.gateway.serve import GatewayServer
 from modeltainer.gateway.settings import GatewaySettings
 from modeltainer.registry import keys, launches
@@ -29,6 +30,8 @@ from modeltainer.spec import Site
 from modeltainer.view import Row
 from tests.engine.scripted import ScriptedEngine
 from tests.launch_spec import launch_spec
+
+FORM = b'--B\r\ncontent-disposition: form-data; name="model"\r\n\r\nm\r\n--B--\r\n'
 
 
 @dataclass
@@ -158,6 +161,13 @@ class World:
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         return top.encode() + body
+
+    def smallest_request(self, path: str) -> bytes:
+        """Bytes that ask model ``m`` something in the form which a path wants."""
+        if PROXIED[path].form == "json":
+            return self.raw_request(b'{"model":"m"}', path)
+        kind = b"multipart/form-data; boundary=B"
+        return self.raw_request(FORM, path).replace(b"application/json", kind)
 
     def settled(self) -> None:
         """All counters are back at zero."""

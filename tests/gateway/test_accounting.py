@@ -38,6 +38,20 @@ def engine_that_counts(request: Request) -> list[Step]:
     return stream(token("a"), token("b"), *([ONLY] if asked.get("include_usage") else []), DONE)
 
 
+def test_a_stream_of_known_length_is_whole_without_its_counts(world: World) -> None:
+    body = token("a") + ONLY + DONE
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n"
+    engine = world.launch().engine
+    engine.answer = [Send(head % len(body) + body)]
+    with world.serving():
+        for _ in range(2):
+            response = world.chat(stream=True)
+            assert response.content == token("a") + DONE
+            assert "content-length" not in response.headers
+        engine.answer = [Send(head % (len(body) + 1) + token("a")), Close()]
+        assert b'data: {"error":' in world.chat(stream=True).content
+
+
 def flushed(world: World) -> list[usage.UsageRecord]:
     world.settled()
     asyncio.run_coroutine_threadsafe(world.gateway.accounting.flush(), world.loop).result(5)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeltainer.gateway.body import member_spans, parse
+from modeltainer.gateway.body import MAX_DEPTH, member_spans, parse
 from modeltainer.gateway.errors import GatewayError
 
 KEYS = st.text(max_size=8) | st.sampled_from(
@@ -92,6 +92,40 @@ def test_wild_bytes_are_an_error_or_right(data: bytes) -> None:
 def test_nested_and_quoted_models_are_left_alone(nested: str) -> None:
     data = f'{{"a": {nested}, "model": "y"}}'.encode()
     assert member_spans(data)["model"] == (data.index(b'"y"'), data.index(b'"y"') + 3)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"a": {"model": "x"}, "mod\u0065l": "y"}',
+        rb'{"mod\u0065l": "y", "role": "model"}',
+        rb'{"a": ["model", "x"], "model": "y"}',
+        rb'{"a": "\"model\": \"x\"", "model" : "y"}',
+        rb'{"model": "\u0079", "a": 1}',
+    ],
+)
+def test_the_models_place_however_it_is_spelled(body: bytes) -> None:
+    found = parse(body)
+    assert found.model == "y"
+    assert json.loads(body[slice(*found.model_span)]) == "y"
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"model": "a", "mod\\u0065l": "b"}', b'{"model":"a","model":"b"}']
+)
+def test_two_models_are_one_too_many(body: bytes) -> None:
+    with pytest.raises(GatewayError, match="given twice"):
+        parse(body)
+
+
+@pytest.mark.parametrize(("depth", "fits"), [(MAX_DEPTH, True), (MAX_DEPTH + 1, False)])
+def test_depth_is_bounded(depth: int, fits: bool) -> None:
+    data = b'{"model":"m","a":' + b"[" * depth + b"]" * depth + b"}"
+    if fits:
+        assert parse(data).model == "m"
+    else:
+        with pytest.raises(GatewayError, match="too deep"):
+            parse(data)
 
 
 def test_long_strings_with_escapes_need_no_memory() -> None:

@@ -19,14 +19,14 @@ AFTER_GATE = [piece(b"data: [DONE]\n\n"), Send(b"0\r\n\r\n")]
 MID_JSON = [Send(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{")]
 
 
-@pytest.mark.parametrize("path", [path for path, one in PROXIED.items() if one.form == "json"])
+@pytest.mark.parametrize("path", PROXIED)
 @pytest.mark.parametrize("steps", [BEFORE_HEAD, AFTER_HEAD, MID_STREAM, MID_JSON])
 def test_engine_sees_the_close(world: World, steps: list[Send], path: str) -> None:
     engine = world.launch().engine
     engine.answer = [*steps, Gate()]
     with world.serving():
         connection = world.raw()
-        connection.sendall(world.raw_request(b'{"model":"m"}', path))
+        connection.sendall(world.smallest_request(path))
         request = engine.wait_request()
         if steps in (MID_STREAM, MID_JSON):
             connection.recv(1000)

@@ -10,7 +10,8 @@ import httpx
 import openai
 import pytest
 
-from modeltainer.gateway.breaker import FAILURES
+from modeltainer.gateway.breaker import FAILURES, BreakerState
+from modeltainer.gateway.paths import PROXIED
 from tests.engine.scripted import (
     DONE,
     END,
@@ -77,8 +78,8 @@ def test_a_stream_that_begins_with_a_failure_fails_over(world: World, bad: list[
     [
         (stream(ERROR), 500, "boom"),
         (stream(PING, ERROR.replace(b"500", b"400")), 400, "boom"),
-        (stream(ERROR.replace(b"500", b'"bad"')), 502, "boom"),
-        (stream(b'data: {"error": "text"}\n\n'), 502, "m: the engine answered with an error: text"),
+        (stream(ERROR.replace(b"500", b'"bad"')), 500, "boom"),
+        (stream(b'data: {"error": "text"}\n\n'), 500, "m: the engine answered with an error: text"),
         (stream(DONE), 502, "m: the engine's stream ended before its first event"),
         (stream(), 502, "m: the engine's stream ended before its first event"),
     ],
@@ -99,6 +100,21 @@ def test_the_requests_own_fault_is_not_tried_elsewhere(world: World) -> None:
     with world.serving():
         assert world.chat(stream=True).status_code == 400
         assert len(tried) == 1
+
+
+LONG = {"message": "too long", "type": "invalid_request_error", "code": "context_length_exceeded"}
+
+
+@pytest.mark.parametrize(("error", "status"), [(LONG, 400), ({"message": "what"}, 500)])
+def test_errors_in_a_stream_are_one_requests_own(
+    world: World, error: dict[str, str], status: int
+) -> None:
+    refusal = stream(b"data: " + json.dumps({"error": error}).encode() + b"\n\n")
+    tried = failing_first(world, refusal, refusal)
+    with world.serving():
+        for _ in range(4 * FAILURES):
+            assert world.chat(stream=True).status_code == status
+        assert len(tried) == 4 * FAILURES
 
 
 def test_pings_are_not_tokens(world: World) -> None:
@@ -122,6 +138,38 @@ def test_the_last_candidate_may_take_longer(world: World) -> None:
         response = world.chat(stream=True)
         assert response.content == token("a") + DONE
         assert response.headers["x-modeltainer-attempts"] == "2"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("first_token_timeout", [None, 0.3, 9])
+def test_what_takes_too_long_is_not_begun_again(
+    world: World, streamed: bool, first_token_timeout: float | None
+) -> None:
+    tried = failing_first(world, [Gate()], [Gate()])
+    shorter = first_token_timeout
+    with world.serving(first_byte_timeout=0.3, first_token_timeout=shorter):
+        response = world.chat(stream=streamed)
+        assert (response.status_code, response.json()["error"]["code"]) == (504, "upstream_timeout")
+        assert len(tried) == 1
+
+
+def test_long_prompts_do_not_shut_out_their_engine(world: World) -> None:
+    slow, quick = world.launch().engine, world.launch().engine
+    slow.answer, quick.answer = [Gate()], stream(token("a"), DONE)
+    with world.serving(first_token_timeout=0.05):
+        for _ in range(3 * FAILURES):
+            assert world.chat(stream=True).content == token("a") + DONE
+        assert len(slow.requests) > FAILURES
+        states = {one.breaker.state(time.monotonic()) for one in world.gateway.endpoints.all}
+        assert states == {BreakerState.CLOSED}
+
+
+def test_the_whole_timeout_counts_against_an_engine(world: World) -> None:
+    world.launch().engine.answer = [Gate()]
+    with world.serving(first_byte_timeout=0.05):
+        for _ in range(FAILURES):
+            assert world.chat(stream=True).status_code == 504
+        assert world.chat(stream=True).json()["error"]["code"] == "engine_failing"
 
 
 def test_first_byte_timeout_is_504(world: World) -> None:
@@ -255,16 +303,29 @@ def test_probe_that_its_client_leaves_is_not_the_last(world: World) -> None:
         assert world.chat().status_code == 200
 
 
-def test_client_that_leaves_is_not_tried_for_elsewhere(world: World) -> None:
-    tried = failing_first(world, [Gate()], whole({"ok": 1}))
+@pytest.mark.parametrize("path", PROXIED)
+@pytest.mark.parametrize("failed", [0, 1])
+def test_client_that_leaves_is_not_tried_for_elsewhere(
+    world: World, path: str, failed: int
+) -> None:
+    """In the first attempt, and in the one after a failure."""
+    busy = whole({"error": {"message": "loading"}}, "503 Service Unavailable")
+    tried: list[Request] = []
+
+    def answer(request: Request) -> list[Step]:
+        tried.append(request)
+        return busy if len(tried) <= failed else [Gate()]
+
+    for _ in range(3):
+        world.launch().engine.answer = answer
     with world.serving():
         connection = world.raw()
-        connection.sendall(world.raw_request(b'{"model":"m"}'))
-        world.until(lambda: len(tried) == 1)
+        connection.sendall(world.smallest_request(path))
+        world.until(lambda: len(tried) == failed + 1)
         connection.close()
         world.settled()
-        assert tried[0].gone.wait(1)
-        assert len(tried) == 1
+        assert tried[-1].gone.wait(1)
+        assert len(tried) == failed + 1
 
 
 FRAMES = {

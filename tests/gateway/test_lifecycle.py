@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +127,67 @@ def test_state_file_second_gateway_reload_and_a_clean_end(process: Process) -> N
     assert events[-1] == "ended"
     assert not state_file.exists()
     assert not socket.exists()
+
+
+def handled(pid: int, number: int, *kinds: str) -> bool:
+    """Whether a process ignores (``SigIgn``) or catches (``SigCgt``) a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(kinds)]
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
+class Hurried(Process):
+    """Is told to reload again and again while it starts."""
+
+    def start(self) -> subprocess.Popen[str]:
+        process = super().start()
+        World.until(lambda: handled(process.pid, signal.SIGHUP, "SigIgn", "SigCgt"), within=20)
+
+        def hurry() -> None:
+            while process.poll() is None and not self.is_up.wait(0.02):
+                process.send_signal(signal.SIGHUP)
+
+        self.is_up = threading.Event()
+        threading.Thread(target=hurry, daemon=True).start()
+        return process
+
+    def _up(self) -> bool:
+        found = super()._up()
+        if found:
+            self.is_up.set()
+        return found
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_reload_does_not_end_what_only_starts(world: World, tmp_path: Path, workers: int) -> None:
+    process = Hurried(world, tmp_path, workers=workers)
+    process.process.terminate()
+    log = process.ended()
+    assert process.process.returncode == 0
+    assert not [line for line in log.splitlines() if '"worker_ended"' in line]
+
+
+def test_a_worker_ignores_reloads_until_it_listens() -> None:
+    command = [sys.executable, "-m", "modeltainer.gateway.worker"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
+        World.until(lambda: handled(worker.pid, signal.SIGHUP, "SigIgn"), within=20)
+        worker.send_signal(signal.SIGHUP)
+        worker.communicate(b"", timeout=30)
+    assert worker.returncode == 1  # of the order that it did not get, and not of the signal
+
+
+def test_the_end_is_heard_while_workers_start(world: World, tmp_path: Path) -> None:
+    class Ended(Process):
+        def _up(self) -> bool:
+            return handled(self.process.pid, signal.SIGTERM, "SigCgt")
+
+    process = Ended(world, tmp_path, workers=2)
+    process.process.terminate()
+    try:
+        process.ended()
+    finally:
+        process.process.kill()
+    assert process.process.returncode == 0
 
 
 def test_an_edit_counts_without_a_signal(process: Process) -> None:

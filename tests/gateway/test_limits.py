@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from typing import Any
 
 import httpx
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from modeltainer.gateway.limits import Bucket, KeyLimits, Limiter, Refusal, Reservation
+from modeltainer.gateway.paths import PROXIED
 from modeltainer.registry import keys
 from modeltainer.registry.keys import KeyRecord
 from tests.engine.scripted import (
@@ -137,6 +140,39 @@ def test_tokens_are_reserved_and_settled(world: World) -> None:
             world.settled()
 
 
+def test_a_guess_costs_no_more_than_was_reserved(world: World) -> None:
+    world.launch().engine.answer = whole({"text": "no counts"})
+    guest = limited(world, tpm=600)
+    [key] = [one for one in keys.list_keys(world.layout) if one.name == "guest"]
+
+    def level() -> float:
+        world.settled()
+        limits = world.gateway.proxy._limiter.of(key, time.monotonic())
+        assert isinstance(limits, KeyLimits)
+        assert limits._tokens is not None
+        return limits._tokens.level(time.monotonic())
+
+    with world.serving():
+        files = {"model": (None, b"m"), "file": ("x.wav", bytes(1_000_000))}
+        answer = world.client.post("/v1/audio/translations", files=files, headers=guest)
+        assert answer.status_code == 200
+        assert level() == 600
+        long = "x" * 1_000_000
+        assert ask(world, guest, messages=[{"role": "user", "content": long}]).status_code == 200
+        assert 0 <= level() < 100  # no debt
+
+
+ONE_OF_EACH = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/audio/transcriptions",
+]
+"""Of each family and form."""
+
+
+@pytest.mark.parametrize("path", ONE_OF_EACH)
 @pytest.mark.parametrize(
     "steps",
     [
@@ -150,28 +186,31 @@ def test_tokens_are_reserved_and_settled(world: World) -> None:
         [Gate()],
     ],
 )
-def test_places_come_back_however_a_request_ends(world: World, steps: list[Step]) -> None:
+def test_places_come_back_however_a_request_ends(
+    world: World, path: str, steps: list[Step]
+) -> None:
     world.launch().engine.answer = steps
     guest = limited(world, concurrent=1)
     with world.serving(first_byte_timeout=0.2):
         for _ in range(3):
-            response = httpx.post(
-                f"{world.url}/v1/completions",
-                content=json.dumps({"model": "m", "stream": True}),
-                headers=guest,
-            )
+            if PROXIED[path].form == "json":
+                asked: dict[str, Any] = {"content": json.dumps({"model": "m", "stream": True})}
+            else:
+                asked = {"files": {"model": (None, "m"), "stream": (None, "true")}}
+            response = httpx.post(f"{world.url}{path}", headers=guest, **asked)
             assert response.status_code != 429
             world.settled()
 
 
-def test_places_come_back_when_clients_leave(world: World) -> None:
+@pytest.mark.parametrize("path", PROXIED)
+def test_places_come_back_when_clients_leave(world: World, path: str) -> None:
     engine = world.launch().engine
     engine.answer = [Gate()]
     guest = limited(world, concurrent=1)
     with world.serving():
         for count in range(1, 4):
             connection = world.raw()
-            request = world.raw_request(b'{"model":"m"}')
+            request = world.smallest_request(path)
             bearer = guest["authorization"].encode()
             connection.sendall(request.replace(f"Bearer {world.key}".encode(), bearer))
             engine.wait_request(count)

@@ -7,7 +7,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeltainer.gateway.token_meter import JsonMeter, Meter, StreamMeter, Tokens
@@ -101,6 +101,33 @@ def test_every_apis_words(events: list[bytes], counts: tuple[int | None, int | N
     assert (meter.tokens.prompt, meter.tokens.completion) == counts
 
 
+START = event(type="message_start", message={"usage": {"input_tokens": 5, "output_tokens": 1}})
+UNSURE = event(type="message_start", message={"usage": {"input_tokens": 0, "output_tokens": 0}})
+DELTA = event(type="content_block_delta", delta={"text": "a"})
+CREATED = event(type="response.created", response={"usage": None})
+BEGUN = event(
+    type="response.in_progress", response={"usage": {"input_tokens": 6, "output_tokens": 0}}
+)
+
+
+@pytest.mark.parametrize(
+    ("events", "prompt"),
+    [
+        ([START, DELTA, DELTA], 5),
+        ([UNSURE, DELTA, DELTA], None),
+        ([CREATED, BEGUN, event(type="response.output_text.delta", delta="a")], 6),
+        ([TEXT, TEXT, TEXT], None),
+    ],
+)
+def test_what_a_beginning_says_is_no_count_of_the_answer(
+    events: list[bytes], prompt: int | None
+) -> None:
+    meter = StreamMeter(strip=False)
+    fed(meter, b"".join(events), [])
+    assert meter.tokens == Tokens(prompt, None)  # so the events are charged if it breaks off here
+    assert meter.events == 3
+
+
 def test_events_with_choices_are_never_taken_out() -> None:
     whole = event(choices=[{"delta": {"content": "a"}}], usage=COUNTS) + event(usage=COUNTS)
     assert fed(StreamMeter(strip=True), whole, []) == whole
@@ -129,6 +156,79 @@ def test_json_answers(data: st.DataObject) -> None:
     meter = JsonMeter()
     assert fed(meter, whole, cuts_of(data, whole)) == whole
     assert meter.tokens == Tokens(7, 3)
+
+
+def completed(before: int, after: int) -> bytes:
+    """The Responses API's last event, with so much text before and after the counts."""
+    whole = {
+        "text": 'ü "usage": {"input_tokens": 99} \n' * (before // 32),
+        "tools": [{"usage": {"type": "string"}}, {"usage": "x"}],
+        "usage": {"input_tokens": 4, "details": {"ä": 1}, "output_tokens": 5},
+        "metadata": "y" * after,
+    }
+    return event(type="response.completed", response=whole)
+
+
+def cuts_near(data: st.DataObject, whole: bytes, *places: int) -> list[int]:
+    """Some cuts, most of them where it matters."""
+    last = len(whole) - 1
+    near = [st.integers(one - 9, one + 9) for one in places]
+    drawn = data.draw(st.sets(st.integers(1, last) | st.one_of(near), max_size=12))
+    return sorted(one for one in drawn if 0 < one <= last)
+
+
+LENGTHS = st.sampled_from([0, 9_000, 30_000, 70_000])
+
+
+@settings(deadline=None)
+@given(st.data(), st.tuples(LENGTHS, LENGTHS), st.booleans(), st.booleans(), st.booleans())
+def test_counts_in_long_events_whatever_the_split(
+    data: st.DataObject, lengths: tuple[int, int], strip: bool, crlf: bool, more: bool
+) -> None:
+    parts = [TEXT, completed(*lengths), *([ONLY, DONE] if more else [])]
+    if crlf:
+        parts = [part.replace(b"\n", b"\r\n") for part in parts]
+    whole, end = b"".join(parts), len(parts[0]) + len(parts[1])
+    at = whole.rindex(b'"usage"', 0, end)
+    cuts = cuts_near(data, whole, at, end, len(parts[0]) + 64 * 1024)
+    meter = StreamMeter(strip=strip)
+    assert fed(meter, whole, cuts) == (b"".join(parts[:2] + parts[3:]) if strip else whole)
+    assert meter.tokens == (Tokens(7, 3) if more else Tokens(4, 5))
+    assert meter.events == len(parts)
+
+
+@settings(deadline=None)
+@given(st.data(), LENGTHS)
+def test_counts_anywhere_in_a_json_answer(data: st.DataObject, after: int) -> None:
+    whole = completed(20_000, after)[6:]
+    at = whole.rindex(b'"usage"')
+    meter = JsonMeter()
+    assert fed(meter, whole, cuts_near(data, whole, at, at + 60)) == whole
+    assert meter.tokens == Tokens(4, 5)
+
+
+WORDS = b'"usage"|"usa|ge"|:| |{|}|{"input_tokens":|3|,|\xff|[[['.split(b"|")
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=40), st.data())
+def test_wild_json_whatever_the_split(words: list[bytes], data: st.DataObject) -> None:
+    whole = b"".join(words) + b"{}"
+    one, many = JsonMeter(), JsonMeter()
+    fed(one, whole, [])
+    assert fed(many, whole, cuts_of(data, whole)) == whole
+    assert one.tokens == many.tokens
+
+
+def test_counts_that_never_end_are_not_kept() -> None:
+    meter = JsonMeter()
+    meter.feed(b'{"usage": {"x": "')
+    tracemalloc.start()
+    for _ in range(2000):
+        meter.feed(b"x" * 1000)
+    assert tracemalloc.get_traced_memory()[1] < 100_000
+    tracemalloc.stop()
+    meter.feed(b'"}, "usage": {"input_tokens": 2}}')
+    assert meter.tokens == Tokens(2, None)
 
 
 @pytest.mark.parametrize(

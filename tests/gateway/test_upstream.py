@@ -213,6 +213,8 @@ def test_first_byte_timeout(world: World) -> None:
         assert response.status_code == 504
         assert response.json()["error"]["code"] == "upstream_timeout"
         world.settled()
+        # What takes one too long would take the other as long: it is not begun again.
+        assert [one.requests for one in world.gateway.endpoints.all].count(0) == 1
 
 
 def test_pool_wait_is_the_gateways_fault(world: World) -> None:
@@ -333,6 +335,38 @@ class _NoTransport(asyncio.Transport):
 
     def resume_reading(self) -> None:
         pass
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_connection_with_half_a_request_is_not_used_again(early: bool) -> None:
+    class Transport(_NoTransport):
+        def __init__(self, connection: UpstreamConnection) -> None:
+            super().__init__()
+            self._connection = connection
+            self.writes = 0
+
+        def write(self, data: object) -> None:
+            self.writes += 1
+            if early and self.writes == 2:  # the answer is whole before the body is
+                self._connection.data_received(TOO_LARGE)
+
+    async def use() -> None:
+        connection = UpstreamConnection(asyncio.get_running_loop())
+        transport = Transport(connection)
+        connection.connection_made(transport)
+        await connection.send((b"head", b"x" * 1_000_000), 1)
+        if not early:
+            connection.data_received(TOO_LARGE)
+        assert (await connection.head(1)).status == 413
+        while await connection.chunk(1) is not None:
+            pass
+        assert transport.writes == (2 if early else 5)
+        assert connection.reusable is not early
+
+    asyncio.run(use())
+
+
+TOO_LARGE = b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\n{}"
 
 
 async def _feed(pieces: list[bytes]) -> bytes | None:

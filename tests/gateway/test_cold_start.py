@@ -1,0 +1,153 @@
+"""Requests that are held while their model starts."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from modeltainer.config.load import load
+from modeltainer.gateway.cold_start import ColdStart
+from modeltainer.gateway.endpoint_set import EndpointSet
+from modeltainer.gateway.errors import GatewayError
+from modeltainer.gateway.log import JsonLog
+from modeltainer.gateway.settings import ColdStartSettings, GatewaySettings
+from modeltainer.registry import deployments
+from modeltainer.registry.deployments import Deployment
+from modeltainer.registry.layout import Layout
+from tests.engine.scripted import DONE, stream, token, whole
+from tests.gateway.setup import World
+
+
+@pytest.fixture
+def config(world: World) -> Callable[[], Any]:
+    file = world.layout.root.parent / "models.yaml"
+    file.write_text("models: {cold: {engine: vllm, source: a/b}}")
+    return lambda: load(file, {})
+
+
+def held(world: World, stream: bool, seconds: float) -> httpx.Response:
+    """The answer to a request whose model comes up so much later."""
+    answers: list[httpx.Response] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(world.chat("cold", stream=stream)), daemon=True
+    )
+    asking.start()
+    time.sleep(seconds)
+    assert not answers
+    launched = world.launch("cold")
+    launched.engine.answer = ANSWER[stream]
+    asking.join(10)
+    launched.engine.stop()
+    return answers[0]
+
+
+ANSWER = {True: stream(token("a"), DONE), False: whole({"ok": 1})}
+
+
+def test_a_stream_that_is_held_is_pinged(world: World, config: Callable[[], Any]) -> None:
+    cold = {"enabled": True, "wait": 10}
+    with world.serving(config, cold_start=cold, ping_interval=0.1):
+        pings, data, rest = held(world, True, 0.5).content.partition(b"data:")
+        assert pings.count(b": ping\n") >= 2
+        assert set(pings.split(b"\n")) == {b": ping", b""}
+        assert data + rest == token("a") + DONE
+        world.settled()
+        text = world.client.get("/metrics").text
+        [line] = [one for one in text.splitlines() if "overhead_seconds_sum" in one]
+        assert float(line.rpartition(" ")[2]) < 0.25  # the wait is not the gateway's own time
+
+
+def test_an_answer_in_one_piece_is_not(world: World, config: Callable[[], Any]) -> None:
+    cold = {"enabled": True, "wait": 10}
+    with world.serving(config, cold_start=cold, ping_interval=0.1):
+        assert held(world, False, 0.3).json() == {"ok": 1}
+
+
+@pytest.mark.parametrize("interval", [0.0, 0.1])
+def test_what_does_not_come_up_in_time(
+    world: World, config: Callable[[], Any], interval: float
+) -> None:
+    cold = {"enabled": True, "wait": 0.3}
+    with world.serving(config, cold_start=cold, ping_interval=interval):
+        answer = httpx.post(
+            f"{world.url}/v1/chat/completions",
+            json={"model": "cold", "stream": True},
+            headers={"authorization": f"Bearer {world.key}"},
+        )
+        assert answer.status_code == (200 if interval else 503)
+        assert b"model_not_ready" in answer.content
+        world.settled()
+
+
+class Processes:
+    """Gateways' processes over one registry, with a budget of one model."""
+
+    LIMITS = ColdStartSettings(enabled=True, max_jobs=1, gpu_hours=2.5)
+
+    def __init__(self, folder: Path) -> None:
+        self.layout = Layout(folder / "registry")
+        self.layout.create()
+        self._log = JsonLog(folder / "log")
+
+    def new(self) -> ColdStart:
+        return ColdStart(
+            self.LIMITS, self.layout, EndpointSet(GatewaySettings(), self._log), self._log
+        )
+
+
+FULL = "1 models that were started on demand are"
+
+
+def test_the_budget_holds_for_all_processes_and_what_is_started_has_its_own(
+    tmp_path: Path,
+) -> None:
+    processes = Processes(tmp_path)
+
+    async def ask() -> None:
+        assert await processes.new().admit("first")
+        with pytest.raises(GatewayError, match=FULL):
+            await processes.new().admit("second")
+        assert await processes.new().admit("first")
+
+    asyncio.run(ask())
+    [declared] = deployments.read_all(processes.layout).values()
+    assert (declared.model, declared.gpu_hours_per_day) == ("first", 2.5)
+
+
+def test_models_asked_of_two_processes_at_once_do_not_pass_the_budget(tmp_path: Path) -> None:
+    async def ask(processes: Processes) -> list[bool | BaseException]:
+        asked = (processes.new().admit(model) for model in ("first", "second"))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    for attempt in range(20):
+        processes = Processes(tmp_path / str(attempt))
+        for model in ("first", "second"):  # long ago, so nothing says that they are new
+            deployments.declare(processes.layout, Deployment(model, "", minimum=0))
+        answers = asyncio.run(ask(processes))
+        assert answers.count(True) <= 1
+        assert all(answer is True or FULL in str(answer) for answer in answers)
+
+
+def test_a_model_that_was_refused_is_admitted_when_there_is_room(tmp_path: Path) -> None:
+    processes = Processes(tmp_path)
+    busy = deployments.History("other", wanted=1)
+    deployments.declare(processes.layout, Deployment("other", "", minimum=0))
+    deployments.write_history(processes.layout, busy)
+
+    async def ask() -> None:
+        process = processes.new()
+        for _ in range(2):  # a refusal leaves no mark that would let the next one in
+            with pytest.raises(GatewayError, match=FULL):
+                await process.admit("first")
+        deployments.write_history(processes.layout, replace(busy, wanted=0))
+        assert await process.admit("first")
+
+    asyncio.run(ask())
