@@ -13,8 +13,8 @@ from pathlib import Path
 
 from modeltainer.bench.client import target
 from modeltainer.bench.metrics import percentile, tpot, ttft
-from modeltainer.bench.point import PointPlan
-from modeltainer.bench.run import WorkerError, run_point
+from modeltainer.bench.point import PointPlan, capped
+from modeltainer.bench.run import WorkerError, deaf_to_ctrl_c, run_point
 from modeltainer.bench.schedule import ClosedLoop
 from modeltainer.bench.workload import Length, Workload
 
@@ -52,14 +52,18 @@ def mock_server(ttft_s: float, gap_s: float, tokens: int, *, tcp: bool = False) 
             where, url = ["--socket", path], f"unix:{path}"
         words = [sys.executable, "-m", "modeltainer.bench.mock", *where]
         timing = ["--ttft", str(ttft_s), "--gap", str(gap_s), "--tokens", str(tokens)]
-        with subprocess.Popen([*words, *timing], stdout=subprocess.PIPE) as process:
-            try:
-                assert process.stdout is not None
-                if process.stdout.readline() != b"ready\n":
-                    raise WorkerError("the mock server of the calibration did not start")
-                yield url
-            finally:
-                process.terminate()
+        process: subprocess.Popen[bytes] | None = None
+        try:
+            with deaf_to_ctrl_c():
+                process = subprocess.Popen([*words, *timing], stdout=subprocess.PIPE)
+            assert process.stdout is not None
+            if process.stdout.readline() != b"ready\n":
+                raise WorkerError("the mock server of the calibration did not start")
+            yield url
+        finally:
+            if process is not None:
+                with process:
+                    process.terminate()
 
 
 def calibrate(concurrency: int, chunk_gap_s: float, workers: int = 1) -> Floor:
@@ -67,6 +71,7 @@ def calibrate(concurrency: int, chunk_gap_s: float, workers: int = 1) -> Floor:
 
     Raises:
         WorkerError: a process of the harness failed.
+        KeyboardInterrupt: Ctrl-C; half a calibration says nothing.
     """
     tokens = max(2, round((LENGTH_S - TTFT_S) / chunk_gap_s))
     workload = Workload(prompt=Length(16, 16), output=Length(tokens, tokens))
@@ -79,9 +84,11 @@ def calibrate(concurrency: int, chunk_gap_s: float, workers: int = 1) -> Floor:
             requests=max(2 * concurrency, 4),
             warmup=concurrency,
             timeout_s=30.0,
-            workers=workers,
+            workers=capped(workers, concurrency),
         )
         result = run_point(plan)
+    if result.ended_early == "interrupted":
+        raise KeyboardInterrupt
     rows = [row for row in result.records if row.ok and not row.warmup]
     if not rows:
         raise WorkerError("the calibration got no answers")

@@ -22,6 +22,9 @@ from modeltainer.tls import pinned
 
 clock: Callable[[], float] = time.monotonic
 """CLOCK_MONOTONIC, the same for all processes of this machine; seconds."""
+RAN_OUT_S = 0.05
+"""A kept connection that closes within this time of a request had run out before it, and the
+request is sent again. Later the server has taken it: a second one would hide that, and its wait."""
 
 
 class TargetError(ValueError):
@@ -120,9 +123,10 @@ class Inbox:
 
     def put(self, connection: _Connection, data: bytes | None) -> None:
         """Bytes, or None for the connection's end."""
-        if not self._arrived:
+        arrived = self._arrived
+        if not arrived:
             self._loop.call_soon(self._parse)
-        self._arrived.append((connection, clock(), data))
+        arrived.append((connection, clock(), data))
 
     def _parse(self) -> None:
         arrived, self._arrived = self._arrived, []
@@ -179,7 +183,8 @@ class _Connection(asyncio.Protocol):
         if data is None:
             self.open = False
             if exchange is not None:
-                whole = exchange.status and not self._framed and not self._event_stream
+                # What has no length ends with its connection; judge sees whether a stream is whole.
+                whole = exchange.status >= 200 and not self._framed
                 self._now = now
                 if whole:
                     self.on_message_complete()
@@ -271,7 +276,8 @@ class Client:
             if not connection.open:
                 continue
             await connection.run(exchange, request, self._timeout_s)
-            if exchange.failure == "closed" and exchange.status == 0:
+            ran_out = exchange.ended - exchange.sent < RAN_OUT_S
+            if exchange.failure == "closed" and exchange.status == 0 and ran_out:
                 exchange = Exchange(Answer())  # its keep-alive had run out; that is no failure
                 break
             return self._keep(connection, exchange)

@@ -10,6 +10,8 @@
   part of its time that lies inside is counted
 - goodput = requests that came whole and met every objective / all of them, failures included
 - send lag = sent - intended start
+- cached share = prompt tokens from a prefix cache / prompt tokens; unknown where no answer says how
+  many were, for many servers never count them
 
 Output tokens are those of the server's usage; ``token_source`` says where they are a guess. An
 answer that was not streamed has no TTFT and no TPOT. Failures have no latencies: they are counted,
@@ -26,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modeltainer.bench.record import Record
-from modeltainer.bench.window import Window, steady_window
+from modeltainer.bench.window import Window, steady_window, towards_the_end
 
 MIN_SAMPLES = {50: 1, 90: 50, 95: 100, 99: 500}
 """Below these a percentile is not given: it would be one or two requests' luck."""
@@ -195,11 +197,10 @@ def _figures(
     intervals: bool = True,
 ) -> dict[str, Any]:
     length = window.length_s or math.inf
+    under_way = towards_the_end(measured)
     met = sum(slo.met(record) for record in counted)
     finished = sum(share_within(one, window) for one in measured if one.ok)
     good = sum(share_within(one, window) for one in measured if slo.met(one))
-    prompt = sum(one.prompt_tokens or 0 for one in counted if one.ok)
-    cached = sum(one.cached_tokens or 0 for one in counted if one.ok)
     per_token = [value for one in counted if (value := tpot(one)) is not None]
 
     def over(value_of: Callable[[Record], float | None]) -> dict[str, Any]:
@@ -210,8 +211,14 @@ def _figures(
         "requests": len(counted),
         "requests_measured": len(measured),
         "failed": sum(not one.ok for one in counted),
+        "failed_measured": sum(not one.ok for one in measured),
         "failures": dict(Counter(one.failure for one in counted if not one.ok)),
         "window": {"start_s": window.start_s, "end_s": window.end_s, "steady": window.steady},
+        "in_flight": {
+            "middle": under_way.middle,
+            "last": under_way.last,
+            "growing": under_way.growing,
+        },
         "requests_per_s": finished / length,
         "output_tokens_per_s": sum(tokens_within(one, window) for one in measured if one.ok)
         / length,
@@ -232,9 +239,20 @@ def _figures(
         },
         "prompt_tokens_mean": _mean([one.prompt_tokens for one in counted if one.ok]),
         "output_tokens_mean": _mean([one.output_tokens for one in counted if one.ok]),
-        "cached_share": cached / prompt if prompt else 0.0,
+        "cached_share": cached_share(counted),
         "token_sources": dict(Counter(one.token_source for one in counted if one.ok)),
     }
+
+
+def cached_share(records: Sequence[Record]) -> float | None:
+    """Part of the prompt tokens that came from a prefix cache; None where no answer says so."""
+    whole = [one for one in records if one.ok]
+    if all(one.cached_tokens is None for one in whole):
+        return None
+    # vLLM counts them only where there are some: beside such an answer one without has none.
+    cached = sum(one.cached_tokens or 0 for one in whole)
+    prompt = sum(one.prompt_tokens or 0 for one in whole)
+    return cached / prompt if prompt else None
 
 
 def _mean(values: Sequence[int | None]) -> float | None:

@@ -37,6 +37,11 @@ class PointPlan:
         return self.schedule.concurrency if isinstance(self.schedule, ClosedLoop) else 0
 
 
+def capped(workers: int, users: int) -> int:
+    """Client processes of so many users: one without a user would leave its requests unasked."""
+    return max(1, min(workers, users))
+
+
 @dataclass(frozen=True)
 class WorkerPlan:
     """One client process's part of a point."""

@@ -7,12 +7,16 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from modeltainer.bench import provenance
 from modeltainer.bench.client import Target
 from modeltainer.bench.sizing import measure_sizer
 from modeltainer.bench.workload import PATHS, Length, Sizer, Workload
+from modeltainer.registry.launches import NONCE
 
 if TYPE_CHECKING:
     import httpx
+
+    from modeltainer.registry.layout import Layout
 
 _TIMEOUT_S = 120.0
 _LISTED = 8
@@ -35,11 +39,15 @@ class Server:
     """What a server says of itself."""
 
     facts: dict[str, Any] = field(default_factory=dict)
-    """For the provenance: version, properties, the model's entry in its list."""
+    """For the provenance: version, properties, the model's entry in its list; of engines of this
+    user's own also their launches."""
 
 
-def check(to: Target) -> Server:
+def check(to: Target, registry: Layout | None = None) -> Server:
     """Ask for the models, and whatever else it tells.
+
+    Args:
+        registry: this user's own, which knows how the engines in it were started.
 
     Raises:
         PreflightError: not reachable, wrong key, no such model, or the model is not up.
@@ -79,7 +87,11 @@ def check(to: Target) -> Server:
                     for one in status.json()["endpoints"]
                     if one["model"] == model
                 ]
-        return Server(facts)
+        if registry is not None:
+            named = [one["launch_id"] for one in facts.get("endpoints", ())]
+            own = provenance.launches(registry, to.name, named)
+            facts |= {"launches": own} if own else {}
+        return Server(_told(facts))
 
 
 def _known(to: Target, listed: dict[str, Any]) -> Any:
@@ -87,13 +99,33 @@ def _known(to: Target, listed: dict[str, Any]) -> Any:
     if entry is None:
         names = ", ".join(sorted(listed)[:_LISTED]) or "none"
         raise PreflightError("model", f"{to.name} has no model {to.model!r}", f"it has: {names}")
-    if entry.get("state") == "not-ready":
+    state = entry.get("state", "ready")  # only a gateway says one
+    if state == "not-ready":
         raise PreflightError(
             "model",
             f"{to.model} is not up",
             f"start it with: mt-submit up {to.model} --wait",
         )
+    if isinstance(state, str) and state != "ready":
+        raise PreflightError(
+            "model",
+            f"{to.model} is not up yet, or not any more: it is {state}",
+            "mt-submit ls shows how far it is; mt-submit up MODEL --wait returns when it answers",
+        )
     return entry
+
+
+def _told(document: Any) -> Any:
+    if isinstance(document, dict):
+        return {name: _told(value) for name, value in document.items()}
+    if isinstance(document, list):
+        return [_told(one) for one in document if not _is_nonce(one)]
+    return None if _is_nonce(document) else document
+
+
+def _is_nonce(value: Any) -> bool:
+    """The second name of a launch, which is a secret, and which an engine lists among its own."""
+    return isinstance(value, str) and value.startswith(NONCE)
 
 
 def _short(document: Any) -> Any:
@@ -116,12 +148,16 @@ def adapt(to: Target, workload: Workload) -> Workload:
     tried = [
         workload,
         replace(workload, continuous_usage=False),
-        replace(workload, continuous_usage=False, ignore_eos=False),
+        replace(
+            workload,
+            continuous_usage=False,
+            ignore_eos=False,
+            ignore_eos_refused=workload.ignore_eos or workload.ignore_eos_refused,
+        ),
     ]
     with _client(to) as client:
         for one in tried:
-            short = replace(one, prompt=Length(8, 8), output=Length(1, 1), stream=workload.stream)
-            answer = _post(client, to, short, "word")
+            answer = _post(client, to, one, "word")
             if answer.status_code == 200:
                 return one
     detail = answer.text[:300]
@@ -139,8 +175,7 @@ def size(to: Target, workload: Workload) -> Sizer:
     with _client(to) as client:
 
         def count(text: str) -> int:
-            plain = replace(workload, stream=False, output=Length(1, 1))
-            answer = _post(client, to, plain, text)
+            answer = _post(client, to, replace(workload, stream=False), text)
             return int(answer.json()["usage"]["prompt_tokens"])
 
         try:
@@ -152,7 +187,9 @@ def size(to: Target, workload: Workload) -> Sizer:
 def _post(client: httpx.Client, to: Target, workload: Workload, text: str) -> httpx.Response:
     import httpx
 
-    fields = json.loads(replace(workload, nonce=False, texts=(text,)).body(0, to.model))
+    # A trace's own lengths would stand before these: a question is answered by a single token.
+    short = replace(workload, output=Length(1, 1), prompt_tokens_of=(), output_tokens_of=())
+    fields = json.loads(replace(short, nonce=False, texts=(text,)).body(0, to.model))
     try:
         return client.post(PATHS[workload.api], json=fields)
     except httpx.TransportError as error:

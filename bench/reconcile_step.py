@@ -1,9 +1,11 @@
-"""How long one look of the reconciler takes with many replicas, and how often it asks Slurm.
+"""How long one look of the reconciler takes with many replicas, how long their places take to find
+on a large cluster, and how often Slurm is asked.
 
 ``python -m modeltainer.bench.reconcile_step [--models N] [--replicas N]`` makes a registry with
 that many launches that serve, a Slurm of which only ``squeue`` is there and simulated, and prints
 one JSON object: the seconds of each look, and the queries to Slurm in a minute of looks. The clock
-of the scheduler's cache is simulated; the files are real.
+of the scheduler's cache is simulated; the files are real. Before them comes the first look of all:
+what to submit, and where, on a simulated cluster of a thousand nodes.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from modeltainer.config.schema import Config
+from modeltainer.hpc.placement import Places
+from modeltainer.hpc.snapshot import Snapshot, parse_nodes, parse_partitions
+from modeltainer.reconcile.decide import Submit, decide
 from modeltainer.reconcile.run import STEP_S, Reconciler
 from modeltainer.registry import deployments, launches
 from modeltainer.registry.deployments import Deployment
@@ -98,6 +103,44 @@ def no_config() -> Config:
     raise AssertionError("the reconciler wanted to submit")
 
 
+def nodes_and_partitions(nodes: int) -> Snapshot:
+    """A large cluster, from the lines in which scontrol would show it."""
+    kinds = ("a100", "h100", "l40s", "a100_3g.40gb")
+    lines = [
+        f"NodeName=n{number} CPUTot=64 CPUEfctv=64 CPUAlloc=0 RealMemory=512000 AllocMem=0 "
+        f"Gres=gpu:{kinds[number % 4]}:4 GresUsed=gpu:{kinds[number % 4]}:0(IDX:N/A) State=IDLE "
+        f"Partitions=gpu"
+        for number in range(nodes)
+    ]
+    partition = (
+        "PartitionName=gpu AllowAccounts=ALL AllowQos=ALL Default=YES MaxTime=UNLIMITED "
+        f"Nodes=n[0-{nodes - 1}] State=UP"
+    )
+    return Snapshot(parse_nodes("\n".join(lines)), parse_partitions(partition), (24, 11))
+
+
+def first_look(models: int, replicas: int, nodes: int = 1000) -> dict[str, float]:
+    """Seconds to decide that all of them are to be submitted, and to find the place of each."""
+    declared = {
+        f"model-{number}": Deployment(f"model-{number}", "a", replicas, replicas)
+        for number in range(models)
+    }
+    began = time.perf_counter()
+    plan = decide(declared, [], {}, now_unix=time.time())
+    decided = time.perf_counter()
+    wanted = [one for one in plan.actions if isinstance(one, Submit)]
+    assert len(wanted) == models * replicas
+    places = Places(nodes_and_partitions(nodes))
+    asked = time.perf_counter()
+    for one in wanted:
+        kind = 16 + 4 * (int(one.model.partition("-")[2]) % 10)  # ten kinds of models
+        assert places.find(Resources(gpus=1, gpu_memory_mib=kind * 1024)).gres is not None
+    return {
+        "decide_s": round(decided - began, 3),
+        "place_s": round(time.perf_counter() - asked, 3),
+    }
+
+
 def measure(models: int, replicas: int) -> dict[str, object]:
     """Looks over a simulated minute."""
     import os
@@ -137,7 +180,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--models", type=int, default=50)
     parser.add_argument("--replicas", type=int, default=4, help="of each model")
     options = parser.parse_args(argv)
-    print(json.dumps(measure(options.models, options.replicas)))
+    first = first_look(options.models, options.replicas)
+    print(json.dumps({**first, **measure(options.models, options.replicas)}))
     return 0
 
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import pickle
 import queue
+import signal
 import struct
 import subprocess
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 
 from modeltainer.bench.client import clock
 from modeltainer.bench.point import PointPlan, PointResult, WorkerPlan
 from modeltainer.bench.record import Record
+from modeltainer.bench.schedule import OpenLoop
 from modeltainer.bench.validity import WorkerStats
 
 STREAMS_PER_WORKER = 256
@@ -24,7 +28,12 @@ STREAMS_PER_WORKER = 256
 _START_AFTER_S = 0.1
 _DEAD_AFTER = 10
 """So many answers in a row that never were: the server is gone."""
-_GONE = frozenset({"connect", "closed"})
+_GONE = frozenset(
+    {"connect", "closed", "error_in_answer", *(f"http_{n}" for n in (404, 502, 503, 504))}
+)
+"""How a dead server looks, itself or through a gateway: the streams under way end in an error
+there, and whoever asks next is told that nobody serves the model (503), or that there is none of
+that name (404: one that no configuration names). It was there when the run began."""
 _TERM_WAIT_S = 10.0
 
 OnRecord = Callable[[Record], None]
@@ -34,14 +43,29 @@ class WorkerError(RuntimeError):
     """A client process failed; its own words are in the message."""
 
 
+@contextmanager
+def deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes begun within never hear SIGINT, not even while Python starts.
+
+    Ctrl-C goes to the whole group of a terminal: this process alone says what is to be done about
+    it. A blocked signal stays blocked in children; here it is delivered at the end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Process:
     def __init__(self, plan: PointPlan, worker: int, lines: queue.SimpleQueue[_Line]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "modeltainer.bench.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        with deaf_to_ctrl_c():
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "modeltainer.bench.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
         self.worker = worker
         self._lines = lines
         self._stderr = b""
@@ -141,8 +165,7 @@ def _gather(
 ) -> None:
     waiting = set(processes)
     running = set(processes)
-    limit = max(_DEAD_AFTER, 2 * plan.users)
-    last: deque[bool] = deque(maxlen=limit)
+    deaths = _Deaths(plan)
     while running:
         process, line = lines.get()
         if line is None:
@@ -158,11 +181,40 @@ def _gather(
         else:
             record = _take(line, result, on_record)
             if record is not None:
-                last.append(record.failure in _GONE)
-                if len(last) == limit and all(last) and not result.ended_early:
+                deaths.take(record)
+                if deaths.certain and not result.ended_early:
                     result.ended_early = "server_died"
                     for one in processes:
                         one.terminate()
+    if deaths.nothing_else and not result.ended_early:
+        result.ended_early = "server_died"
+
+
+class _Deaths:
+    """Answers in a row that look like a dead server's, of each target by itself."""
+
+    def __init__(self, plan: PointPlan) -> None:
+        # Of an open loop a second's worth at least: one that is only too busy turns many away
+        # between two that it answers.
+        rate = plan.schedule.rate if isinstance(plan.schedule, OpenLoop) else 0.0
+        self._limit = max(_DEAD_AFTER, 2 * plan.users, math.ceil(rate))
+        self._row: Counter[str] = Counter()
+        self._all: Counter[str] = Counter()
+
+    def take(self, record: Record) -> None:
+        if record.failure == "interrupted":
+            return
+        self._all[record.target] += 1
+        self._row[record.target] = (self._row[record.target] + 1) * (record.failure in _GONE)
+
+    @property
+    def certain(self) -> bool:
+        return any(count >= self._limit for count in self._row.values())
+
+    @property
+    def nothing_else(self) -> bool:
+        """A target's every answer, of a point too short for certainty."""
+        return any(count == self._all[name] for name, count in self._row.items() if count)
 
 
 def _end(

@@ -11,6 +11,8 @@ from modeltainer.bench.workload import Sizer
 _ENOUGH = 64
 """Words of one token each that are needed for exact prompts."""
 _MAX_QUESTIONS = 80
+_LEAST = 0.1
+"""Tokens of a word; no tokenizer has so few."""
 
 
 def measure_sizer(count: Callable[[str], int], words: Sequence[str] = WORDS) -> Sizer:
@@ -38,5 +40,7 @@ def measure_sizer(count: Callable[[str], int], words: Sequence[str] = WORDS) -> 
         if len(good) >= _ENOUGH:
             return Sizer(tuple(good), 1.0, overhead, exact=True)
     sample = list(words[:24])  # few, for a context may be small
-    per_word = max(1e-6, (count(" ".join(sample)) - one) / (len(sample) - 1))
+    per_word = (count(" ".join(sample)) - one) / (len(sample) - 1)
+    if per_word < _LEAST:
+        return Sizer()  # counts that hardly grow would make prompts of millions of words
     return Sizer(tuple(words), per_word, max(0, round(one - per_word)), exact=False)

@@ -12,6 +12,14 @@ class EventScanner:
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The events that this piece completes."""
+        if (  # one event, as most pieces are
+            not self._rest
+            and piece.startswith(b"data: ")
+            and piece.find(b"\n") == len(piece) - 2
+            and piece.endswith(b"\n\n")
+            and b"\r" not in piece
+        ):
+            return [piece[6:-2]]
         data = self._rest + piece if self._rest else piece
         held = b""
         if b"\r" in data:

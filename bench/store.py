@@ -22,6 +22,8 @@ from modeltainer.bench.record import (
 
 ROWS = "requests.jsonl"
 SUMMARY = "summary.json"
+UNFINISHED = "unfinished"
+"""How a run is marked from its start to its end, and for good where it never came to one."""
 
 
 class StoreError(Exception):
@@ -61,6 +63,31 @@ class Store:
         """
         self._file.write(jsonl([record]))
 
+    def begin(self, summary: dict[str, Any]) -> None:
+        """Write what is known before the first row, marked, so that a crash leaves a run.
+
+        Raises:
+            OSError: no space.
+        """
+        self._points: list[dict[str, Any]] = []
+        marked = {"ended_early": UNFINISHED, "limit_rate": None, "limit_note": ""}
+        self._begun = {
+            "schema_version": SCHEMA_VERSION,
+            **summary,
+            **marked,
+            "points": self._points,
+        }
+        write_json(self.folder / SUMMARY, self._begun)
+
+    def add_point(self, entry: dict[str, Any]) -> None:
+        """Write a point's figures too, once they are whole.
+
+        Raises:
+            OSError: no space.
+        """
+        self._points.append(entry)
+        write_json(self.folder / SUMMARY, self._begun)
+
     def finish(self, summary: dict[str, Any], records: Sequence[Record]) -> list[str]:
         """Write the summary, then the rows in the other forms; gives the names of the files.
 
@@ -70,7 +97,7 @@ class Store:
         write_json(self.folder / SUMMARY, {"schema_version": SCHEMA_VERSION, **summary})
         write_csv(self.folder / "requests.csv", records)
         names = [ROWS, "requests.csv", SUMMARY]
-        if records and write_parquet(self.folder / "requests.parquet", records):
+        if write_parquet(self.folder / "requests.parquet", records):
             names.append("requests.parquet")
         return names
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 from modeltainer.bench.calibrate import Floor, calibrate
 from modeltainer.bench.client import Target
 from modeltainer.bench.metrics import Slo, paired, summarise
-from modeltainer.bench.point import PointPlan, PointResult
+from modeltainer.bench.point import PointPlan, PointResult, capped
 from modeltainer.bench.record import Record
 from modeltainer.bench.run import STREAMS_PER_WORKER, OnRecord, WorkerError, run_point
 from modeltainer.bench.schedule import ClosedLoop, OpenLoop, Schedule, constant, poisson
 from modeltainer.bench.search import RateSearch
-from modeltainer.bench.validity import problems
+from modeltainer.bench.unfinished import guessed_tokens, rate_of, unfinished
+from modeltainer.bench.validity import of_the_client, problems, short_answers
 from modeltainer.bench.workload import Workload
 
 GOODPUT_TARGET = 0.99
@@ -57,6 +59,8 @@ class RunState:
     ended_early: str = ""
     limit_rate: float | None = None
     """Highest rate within the objectives, where it was searched for."""
+    limit_note: str = ""
+    """What the search found, in words: it may have ended before the limit."""
 
 
 class Announcer:
@@ -81,27 +85,39 @@ def run(plan: RunPlan, announcer: Announcer) -> RunState:
     """
     state = RunState()
     search = RateSearch(first=plan.rates[0] if plan.rates else 1.0)
-    for label, schedule in _schedules(plan, search):
+    try:
+        _run_points(plan, search, state, announcer)
+    except KeyboardInterrupt:
+        state.ended_early = "interrupted"
+    state.points += unfinished(state.records, state.points, plan.slo)
+    if plan.find_limit:
+        state.limit_rate, state.limit_note = search.passed, search.outcome()
+    return state
+
+
+def _run_points(plan: RunPlan, search: RateSearch, state: RunState, announcer: Announcer) -> None:
+    for label, schedule in _labelled(_schedules(plan, search)):
         point = _point(plan, label, schedule)
         announcer.point_begins(point)
         result = run_point(point, _teller(state, announcer))
-        floor = None
+        floor: Floor | None = None
+        calibration_failed = False
         try:
             if plan.calibration and not result.ended_early:
                 floor = _floor(point, result)
+        except WorkerError:
+            calibration_failed = True
         except KeyboardInterrupt:
             result.ended_early = "interrupted"
-        figures = figures_of(point, result, plan.slo, floor)
+        figures = figures_of(point, result, plan.slo, floor, calibration_failed=calibration_failed)
         state.points.append(figures)
         announcer.point_ends(figures)
         if result.ended_early:
             state.ended_early = result.ended_early
             break
         if plan.find_limit and isinstance(schedule, OpenLoop):
-            search.take(rate_of(label), carried(figures))
-    if plan.find_limit:
-        state.limit_rate = search.passed
-    return state
+            bound = bool(figures["client_bound"])
+            search.take(rate_of(label), carried(figures), client_bound=bound)
 
 
 def _teller(state: RunState, announcer: Announcer) -> OnRecord:
@@ -113,15 +129,20 @@ def _teller(state: RunState, announcer: Announcer) -> OnRecord:
 
 
 def carried(figures: dict[str, Any]) -> bool:
-    """A rate's objectives were met by (nearly) all requests of each target."""
+    """A rate's objectives were met by (nearly) all requests of each target, and go on to be: where
+    requests pile up, they are only met because the point ended."""
     return all(
-        side["goodput"]["fraction"] >= GOODPUT_TARGET for side in figures["targets"].values()
+        side["goodput"]["fraction"] >= GOODPUT_TARGET and not side["in_flight"]["growing"]
+        for side in figures["targets"].values()
     )
 
 
-def rate_of(label: str) -> float:
-    """The rate in a point's label."""
-    return float(label.partition("=")[2])
+def _labelled(schedules: Iterator[tuple[str, Schedule]]) -> Iterator[tuple[str, Schedule]]:
+    """With a number behind a label that was there before: rows, prompts and windows go by it."""
+    seen: Counter[str] = Counter()
+    for label, schedule in schedules:
+        seen[label] += 1
+        yield (label if seen[label] == 1 else f"{label}#{seen[label]}"), schedule
 
 
 def _schedules(plan: RunPlan, search: RateSearch) -> Iterator[tuple[str, Schedule]]:
@@ -140,7 +161,9 @@ def _schedules(plan: RunPlan, search: RateSearch) -> Iterator[tuple[str, Schedul
 
 
 def _open(plan: RunPlan, rate: float) -> OpenLoop:
-    count = plan.requests or math.ceil(rate * (plan.duration_s or 30.0))
+    count = math.ceil(rate * (plan.duration_s or 30.0))
+    if plan.requests is not None:
+        count = plan.requests if plan.duration_s is None else min(count, plan.requests)
     if plan.arrivals == "constant":
         return constant(rate, max(1, count))
     return poisson(rate, max(1, count), plan.workload.seed)
@@ -148,6 +171,9 @@ def _open(plan: RunPlan, rate: float) -> OpenLoop:
 
 def _point(plan: RunPlan, label: str, schedule: Schedule) -> PointPlan:
     streams = schedule.concurrency if isinstance(schedule, ClosedLoop) else schedule.rate * 4
+    workers = plan.workers or default_workers(streams)
+    if isinstance(schedule, ClosedLoop):
+        workers = capped(workers, schedule.concurrency)
     requests = plan.requests
     if isinstance(schedule, ClosedLoop) and requests is None and plan.duration_s is None:
         requests = default_requests(schedule.concurrency)
@@ -161,7 +187,7 @@ def _point(plan: RunPlan, label: str, schedule: Schedule) -> PointPlan:
         duration_s=plan.duration_s if isinstance(schedule, ClosedLoop) else None,
         warmup=plan.warmup,
         timeout_s=plan.timeout_s,
-        workers=plan.workers or default_workers(streams),
+        workers=workers,
     )
 
 
@@ -177,7 +203,11 @@ def default_workers(streams: float) -> int:
 
 
 def _floor(point: PointPlan, result: PointResult) -> Floor | None:
-    """The harness's own error at this point's load."""
+    """The harness's own error at this point's load; None where no answer came in pieces.
+
+    Raises:
+        WorkerError: the calibration failed.
+    """
     if not point.workload.stream:
         return None
     gaps = sorted(
@@ -190,10 +220,7 @@ def _floor(point: PointPlan, result: PointResult) -> Floor | None:
         streams = point.schedule.concurrency
     else:
         streams = _mean_in_flight(result.records)
-    try:
-        return calibrate(max(1, streams), min(gap_s, 0.25), point.workers)
-    except WorkerError:
-        return None
+    return calibrate(max(1, streams), min(gap_s, 0.25), point.workers)
 
 
 def _mean_in_flight(records: list[Record]) -> int:
@@ -204,11 +231,18 @@ def _mean_in_flight(records: list[Record]) -> int:
 
 
 def figures_of(
-    point: PointPlan, result: PointResult, slo: Slo, floor: Floor | None
+    point: PointPlan,
+    result: PointResult,
+    slo: Slo,
+    floor: Floor | None,
+    *,
+    calibration_failed: bool = False,
 ) -> dict[str, Any]:
     """A point's entry in the summary."""
     sides: dict[str, Any] = {}
     found: list[str] = []
+    short: list[str] = []
+    client_bound = False
     rows = [one for one in result.records if not one.warmup]
     wanted = sent = None
     if isinstance(point.schedule, OpenLoop) and len(point.schedule.starts_s) > 1:
@@ -222,12 +256,18 @@ def figures_of(
         figures = summarise(own, slo)
         figures["model"], figures["url"] = to.model, to.name
         sides[name] = figures
+        short += short_answers(own, point.workload)
+        client_bound |= bool(
+            of_the_client(figures, result.workers, wanted_rate=wanted, sent_rate=sent)
+        )
         for problem in problems(
             figures,
             result.workers,
             wanted_rate=wanted,
             sent_rate=sent,
-            floor_s=floor.ttft_s if floor is not None else None,
+            floor=floor,
+            calibration_failed=calibration_failed,
+            open_loop=point.label.startswith("rate="),
             cache_intended=bool(point.workload.shared_prefix) or not point.workload.nonce,
         ):
             if problem not in found:
@@ -242,7 +282,9 @@ def figures_of(
         "floor": asdict(floor) if floor is not None else None,
         "ended_early": result.ended_early,
         "valid": not found and not result.ended_early,
+        "client_bound": client_bound,
         "problems": found,
+        "warnings": guessed_tokens(sides) + short,
     }
     if len(point.targets) == 2:
         entry["paired"] = paired(rows)

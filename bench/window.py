@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -62,10 +63,13 @@ def steady_window(records: Sequence[Record]) -> Window:
     begin, end = series[0][0], series[-1][0]
     whole = Window(begin, end, steady=False)
     quarter = (end - begin) / 4
-    level = PLATEAU * _median_over_time(series, begin + quarter, end - quarter)
+    plateau = _median_over_time(series, begin + quarter, end - quarter)
+    if plateau <= 0:  # mostly idle: nothing fills up or runs empty, so that all of it counts
+        return Window(begin, end, steady=end > begin)
+    level = PLATEAU * plateau
     first_answer = min(record.ended_s for record in records)
     at_level = [moment for moment, count in series if count >= level]
-    if level <= 0 or not at_level:
+    if not at_level:
         return whole
     start = next((moment for moment in at_level if moment >= first_answer), None)
     last = at_level[-1]
@@ -75,6 +79,36 @@ def steady_window(records: Sequence[Record]) -> Window:
     window = Window(start, after, steady=True)
     inside = sum(window.has(record) for record in records)
     return window if inside >= MIN_SHARE * len(records) else whole
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """Mean number of requests under way, of two thirds of the time in which requests were sent."""
+
+    middle: float
+    last: float
+
+    @property
+    def growing(self) -> bool:
+        """More than chance: arrivals at random vary by about the root of their number."""
+        return self.last - self.middle > max(1.0, 2.5 * math.sqrt(self.middle), 0.2 * self.middle)
+
+
+def towards_the_end(records: Sequence[Record]) -> InFlight:
+    """Whether a load piles up."""
+    if not records:
+        return InFlight(0.0, 0.0)
+    begin = min(record.intended_s for record in records)
+    end = max(record.intended_s for record in records)
+    third = (end - begin) / 3
+    if third <= 0:
+        return InFlight(0.0, 0.0)
+    spans = (begin + third, end - third), (end - third, end)
+    middle, last = (
+        sum(max(0.0, min(one.ended_s, b) - max(one.intended_s, a)) for one in records) / (b - a)
+        for a, b in spans
+    )
+    return InFlight(middle, last)
 
 
 def _median_over_time(series: list[tuple[float, int]], start: float, end: float) -> float:

@@ -36,7 +36,7 @@ _PREBUILT_BYTES = 64 * 1024 * 1024
 _SPIN_S = 0.0015
 """The event loop's timers count milliseconds; the last of a wait is spent looking at the clock."""
 _AFTER_REFUSAL_S = 0.1
-"""A user whose connection is refused waits this long, so that a dead server gives no flood."""
+"""A user who is refused faster than this waits this long, so that a dead server gives no flood."""
 
 
 class Bodies:
@@ -59,7 +59,7 @@ class Bodies:
         return self._made.pop((index, side), None) or self._make(index, side)
 
     def _make(self, index: int, side: int) -> bytes:
-        return self._plan.workload.body(index, self._plan.targets[side].model)
+        return self._plan.workload.body(index, self._plan.targets[side].model, side)
 
 
 class Worker:
@@ -99,7 +99,9 @@ class Worker:
     async def run(self, start: float) -> None:
         """Until all is done, or until cancelled."""
         self._origin = start
-        watch = asyncio.create_task(self._watch_lag())
+        whole = asyncio.current_task()
+        assert whole is not None
+        watch = asyncio.create_task(self._watch_lag(whole))
         try:
             if isinstance(self._schedule, ClosedLoop):
                 indices = self._indices()
@@ -130,7 +132,9 @@ class Worker:
                     order
                 )
             for side in order:
-                if await self._ask(index, side, None) == "connect":
+                asked = clock()
+                failure = await self._ask(index, side, None)
+                if failure and clock() - asked < _AFTER_REFUSAL_S:
                     await asyncio.sleep(_AFTER_REFUSAL_S)
 
     async def _open_loop(self, schedule: OpenLoop) -> None:
@@ -181,14 +185,18 @@ class Worker:
             )
         )
 
-    async def _watch_lag(self) -> None:
+    async def _watch_lag(self, whole: asyncio.Task[None]) -> None:
         flushed = clock()
         while True:
             wanted = clock() + 0.05
             await asyncio.sleep(0.05)
             self._lags.append(max(0.0, clock() - wanted))
             if clock() - flushed > FLUSH_S:
-                self.flush()
+                try:
+                    self.flush()
+                except BrokenPipeError:  # the parent was killed: no load goes on without it
+                    whole.cancel()
+                    return
                 flushed = clock()
 
     def flush(self) -> None:
@@ -243,8 +251,6 @@ async def _main() -> None:
 
 def main() -> None:
     """Serve one plan."""
-    # Ctrl-C goes to the whole group of a terminal; the parent says what is to be done about it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     loop = uvloop.new_event_loop()
     with contextlib.closing(loop), contextlib.suppress(BrokenPipeError):
         loop.run_until_complete(_main())

@@ -1,7 +1,9 @@
 """What is asked: request bodies, the same for the same seed and index.
 
 By default each prompt begins with words of its own, so that no prefix cache answers for the model;
-a shared prefix, where wanted, stands before them.
+a shared prefix, where wanted, stands before them. The two sides of an A/B run get these words in
+another order each, for both may be one engine, and the first of a pair would fill its cache for the
+second; a prompt is as long for one side as for the other.
 """
 
 from __future__ import annotations
@@ -78,42 +80,63 @@ class Workload:
     """Prompts from a file, in place of synthetic ones; taken in turn."""
     ignore_eos: bool = True
     """Have the server go on to the length asked for."""
+    ignore_eos_refused: bool = False
+    """It was wanted, but the server does not take it."""
     continuous_usage: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
     """More fields of the request, as they are."""
 
-    def prompt_text(self, index: int) -> str:
-        """The prompt of one request."""
+    def prompt_text(self, index: int, side: int = 0) -> str:
+        """The prompt of one request.
+
+        Args:
+            side: of an A/B run: 0 or 1.
+        """
         own = random.Random(f"{self.seed}/{index}/{self.salt if self.nonce else ''}")  # noqa: S311
         if self.texts:
             text = self.texts[index % len(self.texts)]
-            return f"{self._words(own, NONCE_WORDS)}\n{text}" if self.nonce else text
+            if not self.nonce:
+                return text
+            # The first word stays: it has no space before it, which may change its tokens.
+            first, *more = self._words(own, NONCE_WORDS)
+            return f"{' '.join([first, *self._of_side(more, side)])}\n{text}"
         wanted = self.prompt_tokens_of[index] if index < len(self.prompt_tokens_of) else None
         count = self.sizer.words_for(self.prompt.draw(own) if wanted is None else wanted)
         shared = min(count, round(self.shared_prefix / self.sizer.tokens_per_word))
         # The first word has no space before it and may be cut otherwise; it is always the same.
         parts = [self.sizer.words[0]]
         if shared > 1:
-            parts.append(self._words(random.Random(self.seed), shared - 1))  # noqa: S311
+            parts += self._words(random.Random(self.seed), shared - 1)  # noqa: S311
         if (rest := count - max(1, shared)) > 0:
-            parts.append(self._words(own, rest))
+            parts += self._of_side(self._words(own, rest), side)
         return " ".join(parts)
 
-    def _words(self, random_: random.Random, count: int) -> str:
-        return " ".join(random_.choices(self.sizer.words, k=count))
+    def _words(self, random_: random.Random, count: int) -> list[str]:
+        return random_.choices(self.sizer.words, k=count)
 
-    def body(self, index: int, model: str) -> bytes:
-        """The JSON of one request."""
-        text = self.prompt_text(index)
+    def _of_side(self, words: list[str], side: int) -> list[str]:
+        """The same words, so that they are as many tokens, but from the middle on for the second;
+        equal where a cache is to know the prompts."""
+        if not side or not self.nonce or self.shared_prefix:
+            return words
+        half = len(words) // 2
+        return words[half:] + words[:half]
+
+    def output_tokens(self, index: int) -> int:
+        """How long one request's answer is to be."""
         own = random.Random(f"{self.seed}/{index}/output")  # noqa: S311
         wanted = self.output_tokens_of[index] if index < len(self.output_tokens_of) else None
-        tokens = self.output.draw(own) if wanted is None else wanted
+        return max(1, self.output.draw(own) if wanted is None else wanted)
+
+    def body(self, index: int, model: str, side: int = 0) -> bytes:
+        """The JSON of one request; ``side`` as for :meth:`prompt_text`."""
+        text = self.prompt_text(index, side)
         fields: dict[str, Any] = {"model": model}
         if self.api == "chat":
             fields["messages"] = [{"role": "user", "content": text}]
         else:
             fields["prompt"] = text
-        fields["max_tokens"] = max(1, tokens)
+        fields["max_tokens"] = self.output_tokens(index)
         fields["temperature"] = 0
         if self.ignore_eos:
             fields["ignore_eos"] = True

@@ -2,10 +2,10 @@
 
     python -m modeltainer.bench.gateways --router-venv ~/routers --json gateways.json
 
-The engine alone (``none``), ours, nginx, vllm-router and sglang-router (those that are installed)
-get the same load one after the other, round after round, in changing order. CPU time is the
-gateway's processes' own, from /proc; latencies are what the clients see, above the engine's known
-times. Medians over the rounds.
+The engine alone (``none``), ours, a proxy in Python that does nothing else (:mod:`.bare`), nginx,
+vllm-router and sglang-router (those that are installed) get the same load one after the other,
+round after round, in changing order. CPU time is the gateway's processes' own, from /proc;
+latencies are what the clients see, above the engine's known times. Medians over the rounds.
 """
 
 from __future__ import annotations
@@ -143,6 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         running = [Running("none", "", port, None)]
         others = (
             contenders.ours(folder, port, nonce),
+            contenders.bare(folder, port),
             contenders.nginx(folder, port),
             contenders.router("vllm-router", folder, port, options.router_venv),
             contenders.router("sglang-router", folder, port, options.router_venv),

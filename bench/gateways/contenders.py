@@ -120,6 +120,15 @@ def ours(folder: Path, engine_port: int, nonce: str) -> Iterator[Running]:
 
 
 @contextmanager
+def bare(folder: Path, engine_port: int) -> Iterator[Running]:
+    """A proxy in Python that does nothing else."""
+    port = free_port()
+    argv = [sys.executable, "-m", "modeltainer.bench.gateways.bare", str(engine_port), str(port)]
+    with started(argv, folder / "bare.log", port) as pid:
+        yield Running("bare Python", "", port, pid)
+
+
+@contextmanager
 def nginx(folder: Path, engine_port: int) -> Iterator[Running]:
     """nginx with one worker, as Debian ships it."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")

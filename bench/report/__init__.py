@@ -15,11 +15,15 @@ def write_report(folder: Path) -> Path:
         StoreError: no run there.
         OSError: it cannot be written.
     """
+    from modeltainer.bench.metrics import Slo
     from modeltainer.bench.report.frames import points_frame, requests_frame
     from modeltainer.bench.report.page import page
     from modeltainer.bench.report.plots import all_plots
+    from modeltainer.bench.unfinished import unfinished
 
     summary, records = load(folder)
+    if summary["ended_early"]:  # a crash or a full disk: the rows say what there was
+        summary["points"] += unfinished(records, summary["points"], Slo(**summary["slo"]))
     drawn = []
     if summary["points"]:
         requests, points = requests_frame(records, summary), points_frame(summary)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
-from modeltainer.bench.report.plots import INK, _figure, _from_zero
+from modeltainer.bench.report.drawing import INK, from_zero, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +84,7 @@ def replicas_over_users(
     confidence: float = 0.95,
 ) -> Figure:
     """Steps of GPUs over users, with the wanted number marked."""
-    figure, axes = _figure(1, 1, 6.5, 4)
+    figure, axes = new_figure(1, 1, 6.5, 4)
     axis = axes[0][0]
     most = max(2, round(users * 1.6))
     counts = sorted({max(1, round(most * part / 400)) for part in range(1, 401)} | {users})
@@ -104,7 +104,7 @@ def replicas_over_users(
     axis.set_xlabel(f"users who think {think_s:g} s between an answer and the next question")
     axis.set_ylabel("GPUs")
     axis.set_xlim(0, most)
-    _from_zero(axis)
+    from_zero(axis)
     axis.yaxis.get_major_locator().set_params(integer=True)
     axis.set_title(
         f"GPUs that are enough {confidence:.0%} of the time; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from modeltainer.bench.report.plots import _figure
+from modeltainer.bench.report.drawing import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,7 @@ def startup_split(launches: DataFrame) -> Figure | None:
     """Where the time from mt-submit up to the first token went, a bar per launch."""
     if launches.empty:
         return None
-    figure, axes = _figure(1, 1, 8, 1.4 + 0.4 * len(launches))
+    figure, axes = new_figure(1, 1, 8, 1.4 + 0.4 * len(launches))
     axis = axes[0][0]
     left = [0.0] * len(launches)
     for name, label, colour, hatch in _STAGES:
@@ -68,7 +68,7 @@ def tokens_by(usage: Sequence[dict[str, Any]], by: str) -> Figure | None:
         return None
     from matplotlib.ticker import EngFormatter
 
-    figure, axes = _figure(1, 1, 8, 1.4 + 0.4 * len(usage))
+    figure, axes = new_figure(1, 1, 8, 1.4 + 0.4 * len(usage))
     axis = axes[0][0]
     names = [str(row[by]) for row in usage]
     prompts = [row["prompt_tokens"] for row in usage]

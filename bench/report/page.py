@@ -31,6 +31,8 @@ _HEADS = (
     "tokens/s per user",
     "E2E p50",
     "goodput",
+    "steady",
+    "tokens by",
     "floor",
 )
 
@@ -64,7 +66,8 @@ def page(summary: dict[str, Any], plots: list[tuple[str, str, bytes]]) -> str:
     rest = {name: value for name, value in summary.items() if name != "points"}
     parts.append(
         "<h2>How it was measured</h2><p>Latencies run from the moment that a request was to start. "
-        "Tokens are those of the server's own usage. Failures and answers that were cut off are "
+        "Tokens are those of the server's own usage where “tokens by” says so; chunks are a guess: "
+        "one a chunk. Failures and answers that were cut off are "
         "misses of the goodput. The floor is the harness's own error of TTFT at that load.</p>"
         f"<pre>{escape(json.dumps(rest, indent=2, ensure_ascii=False))}</pre></html>"
     )
@@ -75,14 +78,14 @@ def _warnings(summary: dict[str, Any]) -> str:
     lines = [
         f"{point['point']}: {problem}"
         for point in summary["points"]
-        for problem in point["problems"]
+        for problem in (*point["problems"], *point.get("warnings", ()))
     ]
     if summary["ended_early"]:
         lines.insert(0, f"The run ended early: {summary['ended_early'].replace('_', ' ')}.")
     if not lines:
         return ""
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f"<div class=bad><p>Not all of this is valid:</p><ul>{items}</ul></div>"
+    return f"<div class=bad><p>Not all of this can be relied on:</p><ul>{items}</ul></div>"
 
 
 def _table(summary: dict[str, Any]) -> str:
@@ -103,6 +106,8 @@ def _table(summary: dict[str, Any]) -> str:
                 _number(side["tokens_per_s_per_user"].get("p50")),
                 _ms(side["e2e_s"].get("p50")),
                 f"{side['goodput']['fraction']:.0%}",
+                "yes" if side["window"]["steady"] else "no",
+                ", ".join(sorted(side["token_sources"])) or "-",
                 _ms(floor["ttft_s"] if floor else None),
             ]
             rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")

@@ -1,4 +1,4 @@
-"""The plots of a run. Readable in black and white: lines differ in grey, dash and marker."""
+"""The plots of a run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from modeltainer.bench.record import Record
+from modeltainer.bench.report.drawing import INK, MARKERS, SHADE, from_zero, line_style, new_figure
 from modeltainer.bench.report.frames import knee
 from modeltainer.bench.window import in_flight
 
@@ -15,39 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
-MARKERS = ("o", "s", "^", "D", "v", "P")
-GREYS = ("#000000", "#4a4a4a", "#787878", "#9a9a9a")
-INK = "#1f4e79"
-SHADE = "#dfe8f1"
 MAX_TIMELINES = 6
 SPANS = 150
-
-
-def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.grid(True, color="#e4e4e4", linewidth=0.6)
-        axis.set_axisbelow(True)
-        for side in ("top", "right"):
-            axis.spines[side].set_visible(False)
-    return figure, axes
-
-
-def _line(number: int) -> dict[str, Any]:
-    return {
-        "linestyle": DASHES[number % len(DASHES)],
-        "color": GREYS[number % len(GREYS)],
-        "linewidth": 1.6,
-    }
-
-
-def _from_zero(axis: Axes) -> None:
-    """Lengths can be compared by eye, and the highest point is not on the frame."""
-    axis.set_ylim(0, axis.dataLim.y1 * 1.12 or 1)
 
 
 def _smoothed(series: list[tuple[float, int]]) -> tuple[list[float], list[float]]:
@@ -73,7 +43,7 @@ def throughput_latency(points: DataFrame) -> Figure | None:
     """What a user waits against what all get, one marker per load."""
     if points.empty or len(points["point"].unique()) < 2:
         return None
-    figure, axes = _figure(1, 2, 10.5, 4.2)
+    figure, axes = new_figure(1, 2, 10.5, 4.2)
     panels: tuple[tuple[Axes, str, float, str], ...] = (
         (axes[0][0], "ttft_s", 1000, "time to first token (ms)"),
         (axes[0][1], "tpot_s", 1000, "time per output token (ms)"),
@@ -86,7 +56,7 @@ def throughput_latency(points: DataFrame) -> Figure | None:
             x = known["output_tokens_per_s"].tolist()
             y = [value * scale for value in known[f"{metric}_p50"]]
             name = f"{_name(side, str(target))}, median" if len(points) > len(side) else "median"
-            axis.plot(x, y, marker=MARKERS[number], label=name, markersize=5, **_line(number))
+            axis.plot(x, y, marker=MARKERS[number], label=name, markersize=5, **line_style(number))
             upper = known.dropna(subset=[f"{metric}_p95"])
             if not upper.empty:
                 axis.plot(
@@ -96,13 +66,15 @@ def throughput_latency(points: DataFrame) -> Figure | None:
                     markerfacecolor="white",
                     label=name.replace("median", "95th percentile"),
                     markersize=5,
-                    **{**_line(number), "linestyle": ":"},
+                    **{**line_style(number), "linestyle": ":"},
                 )
             at = knee(x, y)
             top = max([*y, *(upper[f"{metric}_p95"] * scale)])
-            for place in _apart(x, y, at):
-                load = known["load"].iloc[place]
-                words = f"{load:g}" + (" (knee)" if place == at else "")
+            for place, beside in _apart(x, y, at).items():
+                words = ", ".join(
+                    f"{known['load'].iloc[one]:g}" + (" (knee)" if one == at else "")
+                    for one in sorted(beside)
+                )
                 low = y[place] < 0.06 * top  # below it there is only the axis
                 rightmost = x[place] > min(x) + 0.9 * (max(x) - min(x))
                 if place == at and rightmost:
@@ -124,7 +96,7 @@ def throughput_latency(points: DataFrame) -> Figure | None:
                 axis.plot([x[at]], [y[at]], "o", markersize=13, fillstyle="none", color=INK)
         axis.set_xlabel("output tokens per second, all users together")
         axis.set_ylabel(label)
-        _from_zero(axis)
+        from_zero(axis)
         axis.margins(x=0.1)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False, fontsize=8)
@@ -132,18 +104,20 @@ def throughput_latency(points: DataFrame) -> Figure | None:
     return figure
 
 
-def _apart(x: Sequence[float], y: Sequence[float], first: int | None) -> list[int]:
-    """Points whose labels do not lie on each other; ``first`` has the right of way."""
+def _apart(x: Sequence[float], y: Sequence[float], first: int | None) -> dict[int, list[int]]:
+    """Points whose labels do not lie on each other, each with those beside it that it names too;
+    ``first`` has the right of way."""
     width = (max(x) - min(x)) or 1.0
     height = max(y) or 1.0
-    kept: list[int] = [] if first is None else [first]
+    kept: dict[int, list[int]] = {} if first is None else {first: [first]}
     for place in range(len(x)):
         near = (
-            abs(x[place] - x[other]) < 0.07 * width and abs(y[place] - y[other]) < 0.06 * height
+            other
             for other in kept
+            if abs(x[place] - x[other]) < 0.07 * width and abs(y[place] - y[other]) < 0.06 * height
         )
-        if not any(near):
-            kept.append(place)
+        if place != first:
+            kept.setdefault(next(near, place), []).append(place)
     return kept
 
 
@@ -156,7 +130,7 @@ def percentiles_over_load(points: DataFrame) -> Figure | None:
     if points.empty or len(points["point"].unique()) < 2:
         return None
     first = points[points["target"] == "a"]
-    figure, axes = _figure(1, 3, 12, 3.8)
+    figure, axes = new_figure(1, 3, 12, 3.8)
     metrics = (
         ("ttft_s", "time to first token (ms)", 1000),
         ("tpot_s", "time per output token (ms)", 1000),
@@ -173,11 +147,11 @@ def percentiles_over_load(points: DataFrame) -> Figure | None:
                 marker=MARKERS[number],
                 markersize=5,
                 label=percent,
-                **_line(number),
+                **line_style(number),
             )
         axis.set_xlabel(_load_word(points))
         axis.set_ylabel(label)
-        _from_zero(axis)
+        from_zero(axis)
         if bool(points["closed"].iloc[0]):
             axis.set_xscale("log", base=2)
         axis.set_xticks(sorted(first["load"].unique()))
@@ -194,7 +168,7 @@ def cumulative(requests: DataFrame) -> Figure | None:
     steady = requests[requests["steady"] & requests["ok"]] if len(requests) else requests
     if steady.empty:
         return None
-    figure, axes = _figure(1, 3, 12, 3.8)
+    figure, axes = new_figure(1, 3, 12, 3.8)
     metrics = (
         ("ttft_s", "time to first token (ms)", 1000),
         ("tpot_s", "time per output token (ms)", 1000),
@@ -214,7 +188,7 @@ def cumulative(requests: DataFrame) -> Figure | None:
                 shares,
                 where="post",
                 label=f"{point} {target}" if paired else str(point),
-                **_line(number),
+                **line_style(number),
             )
         axis.set_xlabel(label)
         axis.set_ylim(0, 101)
@@ -228,12 +202,13 @@ def cumulative(requests: DataFrame) -> Figure | None:
 
 def timelines(records: Sequence[Record], summary: dict[str, Any]) -> Figure | None:
     """Requests in flight over each point, the part that counts shaded."""
-    shown = summary["points"][:MAX_TIMELINES]
+    measured = {one.point for one in records if not one.warmup}  # none where the warm-up was all
+    shown = [one for one in summary["points"] if one["point"] in measured][:MAX_TIMELINES]
     if not shown:
         return None
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
-    figure, axes = _figure(rows, columns, 4 * columns, 2.7 * rows + 0.4)
+    figure, axes = new_figure(rows, columns, 4 * columns, 2.7 * rows + 0.4)
     for axis, point in zip(axes.flat, shown, strict=False):
         own = [one for one in records if one.point == point["point"] and not one.warmup]
         times, counts = _smoothed(in_flight(own))
@@ -246,7 +221,7 @@ def timelines(records: Sequence[Record], summary: dict[str, Any]) -> Figure | No
         axis.set_title(point["point"] + ("" if window["steady"] else " (never steady)"), fontsize=9)
         axis.set_xlabel("time (s)")
         axis.set_ylabel("requests in flight")
-        _from_zero(axis)
+        from_zero(axis)
         axis.yaxis.get_major_locator().set_params(integer=True)
     for axis in list(axes.flat)[len(shown) :]:
         axis.set_axis_off()
@@ -260,7 +235,7 @@ def differences(requests: DataFrame, summary: dict[str, Any]) -> Figure | None:
     if not points:
         return None
     metrics = (("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2e_s", "whole answer"))
-    figure, axes = _figure(len(points), 3, 12, 2.6 * len(points) + 0.6)
+    figure, axes = new_figure(len(points), 3, 12, 2.6 * len(points) + 0.6)
     for row, point in zip(axes, points, strict=True):
         own = requests[requests["point"] == point["point"]]
         for axis, (metric, label) in zip(row, metrics, strict=True):
@@ -317,8 +292,8 @@ def all_plots(
             lambda: timelines(records, summary),
         ),
         "differences": (
-            "Each pair is the same prompt sent to both sides, one after the other, in an order "
-            "that is drawn.",
+            "Each pair is two prompts of equal length, one to each side, one after the other, in "
+            "an order that is drawn.",
             lambda: differences(requests, summary),
         ),
     }

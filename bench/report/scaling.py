@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from modeltainer.bench.report.plots import INK, _figure, _from_zero, _line
+from modeltainer.bench.report.drawing import INK, from_zero, line_style, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,17 +83,17 @@ def efficiency(one: Scaled, first: Scaled) -> float:
 
 def over_replicas(found: list[Scaled]) -> Figure:
     """Throughput and median time to the first token against the number of replicas."""
-    figure, axes = _figure(1, 2, 10.5, 4.0)
+    figure, axes = new_figure(1, 2, 10.5, 4.0)
     first, counts = found[0], [one.replicas for one in found]
     throughput, wait = axes[0]
     throughput.plot(
         [0, counts[-1]],
         [0, first.tokens_per_s / first.replicas * counts[-1]],
         label="each as much as the first",
-        **_line(3),
+        **line_style(3),
     )
     tokens = [one.tokens_per_s for one in found]
-    throughput.plot(counts, tokens, marker="o", markersize=5, label="measured", **_line(0))
+    throughput.plot(counts, tokens, marker="o", markersize=5, label="measured", **line_style(0))
     for one in found[1:]:
         throughput.annotate(
             f"{efficiency(one, first):.0%}",
@@ -112,13 +112,13 @@ def over_replicas(found: list[Scaled]) -> Figure:
         [1000 * (one.ttft_s or 0) for one in known],
         marker="o",
         markersize=5,
-        **_line(0),
+        **line_style(0),
     )
     wait.set_ylabel("median time to first token there (ms)")
     for axis in (throughput, wait):
         axis.set_xlabel("replicas")
         axis.set_xlim(0, counts[-1] * 1.1)
         axis.set_xticks(counts)
-        _from_zero(axis)
+        from_zero(axis)
     figure.suptitle("What more replicas bring, each at its best valid load", fontsize=11)
     return figure

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -40,6 +41,7 @@ MODELS = {
     "queues": "serves a few at a time (--slots); the others wait",
     "reasoning": "its first events are reasoning, not content",
     "whole": "does not stream",
+    "no-ignore-eos": "refuses ignore_eos",
 }
 
 
@@ -52,6 +54,8 @@ class Script:
     tokens: int
     slots: int
     die_after: int
+    refuse_after: int
+    record: str
     key: str
 
 
@@ -76,10 +80,17 @@ class Engine:
                     listed = {"object": "list", "data": [{"id": name} for name in MODELS]}
                     respond(writer, listed if known else {}, "200 OK" if known else "404 None")
                 else:
+                    self.note(head, json.loads(body), arrived)
                     await self.answer(json.loads(body), arrived, writer)
                     if writer.is_closing():
                         return
                 await writer.drain()
+
+    def note(self, head: str, asked: dict[str, Any], arrived: float) -> None:
+        if self.script.record:
+            noted = {"path": head.split()[1], "head": head, "asked": asked, "arrived": arrived}
+            with Path(self.script.record).open("a") as file:
+                file.write(json.dumps(noted) + "\n")
 
     async def answer(
         self, asked: dict[str, Any], arrived: float, writer: asyncio.StreamWriter
@@ -87,6 +98,9 @@ class Engine:
         self.count += 1
         if self.script.die_after and self.count > self.script.die_after:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.script.refuse_after and self.count > self.script.refuse_after:
+            respond(writer, {"error": {"message": "not running"}}, "503 Service Unavailable")
+            return
         model, script = asked["model"], self.script
         tokens = min(script.tokens, asked["max_tokens"])
         words = json.dumps(asked.get("messages", asked.get("prompt"))).split()
@@ -95,32 +109,38 @@ class Engine:
             "completion_tokens": tokens,
             "total_tokens": len(words) + 5 + tokens,
         }
+        if model == "no-ignore-eos" and "ignore_eos" in asked:
+            respond(writer, {"error": {"message": "ignore_eos?"}}, "400 Bad Request")
+            return
         if model == "error-as-200":
             respond(writer, {"error": {"message": "out of memory"}})
             return
         if model == "whole" or not asked.get("stream"):
             await until(arrived + script.ttft)
-            message = {"role": "assistant", "content": "word " * tokens}
-            choice = {"index": 0, "message": message, "text": "word", "finish_reason": "length"}
+            choice: dict[str, Any] = {"index": 0, "finish_reason": "length"}
+            if "prompt" in asked:
+                choice["text"] = "word " * tokens
+            else:
+                choice["message"] = {"role": "assistant", "content": "word " * tokens}
             respond(writer, {"choices": [choice], "usage": usage})
             return
-        options = asked.get("stream_options", {})
         if model == "queues":
             async with self.slots:
-                await self.stream(model, time.monotonic(), tokens, usage, options, writer)
+                await self.stream(asked, time.monotonic(), tokens, usage, writer)
         else:
-            await self.stream(model, arrived, tokens, usage, options, writer)
+            await self.stream(asked, arrived, tokens, usage, writer)
 
-    async def stream(  # noqa: PLR0917
+    async def stream(
         self,
-        model: str,
+        asked: dict[str, Any],
         arrived: float,
         tokens: int,
         usage: dict[str, int],
-        options: dict[str, Any],
         writer: asyncio.StreamWriter,
     ) -> None:
-        script = self.script
+        model, script = asked["model"], self.script
+        options = asked.get("stream_options", {})
+        event = text_event if "prompt" in asked else chat_event
         ttft = script.ttft
         if model == "mixed" and self.count % 4 == 0:
             ttft *= 2
@@ -173,11 +193,22 @@ def sse(document: object) -> bytes:
     return b"data: " + json.dumps(document).encode() + b"\n\n"
 
 
-def event(
+def chat_event(
     delta: dict[str, str], finish: str | None = None, usage: dict[str, int] | None = None
 ) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
     document: dict[str, Any] = {"id": "c", "object": "chat.completion.chunk", "choices": [choice]}
+    if usage is not None:
+        document["usage"] = usage
+    return sse(document)
+
+
+def text_event(
+    delta: dict[str, str], finish: str | None = None, usage: dict[str, int] | None = None
+) -> bytes:
+    """The same of the completions API, which knows no roles: its events have text, and no delta."""
+    choice = {"index": 0, "text": delta.get("content", ""), "finish_reason": finish}
+    document: dict[str, Any] = {"id": "c", "object": "text_completion", "choices": [choice]}
     if usage is not None:
         document["usage"] = usage
     return sse(document)
@@ -233,6 +264,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=20, help="at most; max_tokens counts too")
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--die_after", type=int, default=0, help="requests; 0: never")
+    parser.add_argument("--refuse_after", type=int, default=0, help="requests, as a gateway does")
+    parser.add_argument("--record", default="", help="a file for what is asked, JSON lines")
     parser.add_argument("--key", default="")
     asyncio.run(serve(Script(**vars(parser.parse_args()))))
 

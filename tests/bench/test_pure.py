@@ -7,12 +7,14 @@ import random
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeltainer.bench import schedule
+from modeltainer.bench import schedule, sweep
+from modeltainer.bench.client import target
 from modeltainer.bench.metrics import (
     Slo,
     distribution,
@@ -129,12 +131,34 @@ class TestSizes:
         text = Workload(prompt=Length(400, 400), sizer=sizer).prompt_text(0)
         assert len(text) == pytest.approx(400, rel=0.15)
 
+    def test_a_server_that_counts_every_prompt_alike_is_not_believed(self) -> None:
+        assert measure_sizer(lambda _: 9) == Sizer()
+
     def test_shared_prefix_then_words_of_its_own(self) -> None:
         made = Workload(prompt=Length(60, 60), shared_prefix=40, sizer=Sizer(), salt="x")
         one, two = (made.prompt_text(n).split() for n in (1, 2))
         assert one[:40] == two[:40]
         assert one[40:] != two[40:]
         assert len(one) == len(two) == 60
+
+    @pytest.mark.parametrize("texts", [(), ("Why?",)])
+    def test_sides_of_a_pair_differ_in_the_order_of_their_own_words(
+        self, texts: tuple[str, ...]
+    ) -> None:
+        made = Workload(prompt=Length(20, 200), salt="x", texts=texts)
+        for index in range(50):
+            one, two = (made.prompt_text(index, side) for side in (0, 1))
+            assert len(one) == len(two)
+            assert sorted(one.split()) == sorted(two.split())
+            assert one.split()[:4] != two.split()[:4]
+            assert one.split()[0] == two.split()[0]
+
+    @pytest.mark.parametrize("known", [{"nonce": False}, {"shared_prefix": 40}])
+    def test_sides_of_a_pair_are_equal_where_a_cache_is_to_know_them(
+        self, known: dict[str, Any]
+    ) -> None:
+        made = Workload(prompt=Length(60, 60), salt="x", **known)
+        assert made.body(3, "m", 0) == made.body(3, "m", 1)
 
 
 class TestPromptFiles:
@@ -242,6 +266,44 @@ class TestSearch:
             search.take(rate, met=False)
         assert search.passed is None
         assert len(search.tried) <= 12
+        assert "no rate was carried" in search.outcome()
+
+    def test_a_pile_is_not_carried_though_every_request_was_in_time(self) -> None:
+        def figures(goodput: float, growing: bool) -> dict[str, Any]:
+            side = {"goodput": {"fraction": goodput}, "in_flight": {"growing": growing}}
+            return {"targets": {"a": side}}
+
+        assert sweep.carried(figures(0.99, growing=False))
+        assert not sweep.carried(figures(1.0, growing=True))
+        assert not sweep.carried(figures(0.98, growing=False))
+
+    def test_a_rate_at_which_the_client_was_the_bottleneck_is_tried_once_more(self) -> None:
+        search = RateSearch()
+        search.take(1.0, met=True, client_bound=True)
+        assert (search.next_rate(), search.passed, search.failed) == (1.0, None, None)
+        search.take(1.0, met=True)
+        assert (search.next_rate(), search.passed) == (2.0, 1.0)
+        for _ in range(2):
+            search.take(2.0, met=True, client_bound=True)
+        assert (search.passed, search.failed) == (1.0, 2.0)
+        assert search.next_rate() == pytest.approx(2**0.5)
+        assert "at 2 the client was the bottleneck" in search.outcome()
+
+    @pytest.mark.parametrize(
+        ("limit", "points", "says"),
+        [
+            (1e9, 4, "at least 8 requests/s are carried within the objectives; the search ended"),
+            (5.0, 4, "at least 4 requests/s are carried within the objectives, 8 are not; the"),
+            (5.0, 12, "highest rate within the objectives: 4.75683 requests/s"),
+        ],
+    )
+    def test_a_search_that_ended_before_the_limit_says_so(
+        self, limit: float, points: int, says: str
+    ) -> None:
+        search = RateSearch(max_points=points)
+        while (rate := search.next_rate()) is not None:
+            search.take(rate, rate <= limit)
+        assert search.outcome().startswith(says)
 
 
 def test_rows_survive_a_line_that_was_cut_off(tmp_path: Path) -> None:
@@ -249,3 +311,22 @@ def test_rows_survive_a_line_that_was_cut_off(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(jsonl(rows) + jsonl(rows)[:40])
     assert read_jsonl(file) == rows
+
+
+@pytest.mark.parametrize(
+    ("requests", "duration_s", "count"),
+    [(None, None, 60), (5, None, 5), (None, 4.0, 8), (5, 1.0, 2)],
+)
+def test_requests_of_a_rate_end_with_whichever_limit_comes_first(
+    requests: int | None, duration_s: float | None, count: int
+) -> None:
+    plan = sweep.RunPlan(
+        (target("http://x", "m"),),
+        Workload(),
+        rates=(2.0,),
+        requests=requests,
+        duration_s=duration_s,
+    )
+    [(label, made)] = sweep._schedules(plan, RateSearch())
+    assert isinstance(made, schedule.OpenLoop)
+    assert (label, len(made.starts_s)) == ("rate=2", count)

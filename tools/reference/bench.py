@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 
-from modeltainer.bench import metrics, validity
+from modeltainer.bench import metrics, sweep, validity
 from modeltainer.bench.record import Record
 from tools.reference.markdown import HEAD, code, one_line, table
 from tools.reference.source import fields
@@ -32,9 +32,24 @@ def page() -> str:
         f"{validity.MAX_LAG_SHARE:.0%} of the median TTFT (and more than "
         f"{validity.MIN_LAG_S * 1000:g} ms).\n"
         f"- Fewer than {validity.MIN_RATE_SHARE:.0%} of the requests of an open loop were sent.\n"
-        "- The harness's own error at this load, calibrated beforehand, is above the same limit.\n"
+        f"- More than {validity.MAX_FAILED_SHARE:.0%} of the requests failed, or there were none.\n"
+        "- The harness's own error at this load, calibrated after each point, is above the "
+        f"same limit; that of TPOT, above {validity.MAX_LAG_SHARE:.0%} of the median TPOT (and "
+        f"more than {validity.MIN_TPOT_ERROR_S * 1000:g} ms). Or the calibration failed.\n"
+        "- The load of a rate piled up (many more requests were in flight towards the end than in "
+        "the middle), or never got steady.\n"
         f"- More than {validity.MAX_CACHED_SHARE:.0%} of the prompt tokens came from a prefix "
-        "cache that was not asked for.\n"
+        "cache that was not asked for.\n\n"
+        "Told, but not held against the point: tokens that are a guess, and answers with fewer "
+        f"than {validity.MIN_OUTPUT_SHARE:.0%} of the output tokens asked for, unless "
+        "`--no-ignore-eos` leaves their length to the model.\n"
+    )
+    parts += ["## When a rate is carried\n"]
+    parts.append(
+        f"The search of `--slo` takes a rate as carried when {sweep.GOODPUT_TARGET:.0%} of its "
+        "requests meet every objective (the goodput); failures are misses. A rate under which "
+        "requests pile up is not carried, however short the point; nor is one at which the client "
+        "was the bottleneck, twice.\n"
     )
     parts += ["## Columns of requests.jsonl, .csv and .parquet\n", (Record.__doc__ or "") + "\n"]
     parts.append(

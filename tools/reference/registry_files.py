@@ -90,6 +90,11 @@ _FILES: tuple[tuple[Path, str, str], ...] = (
         "[Demand](#demand): what clients ask for",
     ),
     (
+        _ROOT.starting / f"1a2b3c4d-{deployments.file_name('qwen2.5-7b')}",
+        "the gateway, each process its own",
+        "a model that a request has had started within a minute, for `cold_start.max_jobs`",
+    ),
+    (
         _ROOT.usage / "DAY.HOST.jsonl",
         "the gateway, as above",
         "[UsageRecord](#usagerecord), one a line",
