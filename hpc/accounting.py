@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from modeltainer.hpc.commands import SlurmError, run
@@ -22,17 +23,18 @@ def elapsed_s(job_ids: Collection[str]) -> dict[str, float]:
         # Without --starttime older releases look at today only (sacct(1), DEFAULT TIME WINDOW).
         argv = ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={some}"]
         try:
-            found |= parse(run([*argv, "--starttime=1970-01-01", "--format=JobIDRaw,ElapsedRaw"]))
+            found |= parse(run([*argv, "--starttime=1970-01-01", "--format=JobID,ElapsedRaw"]))
         except SlurmError:
             return found
     return found
 
 
 def parse(text: str) -> dict[str, float]:
-    """``JobIDRaw|ElapsedRaw`` lines; of a job id that was used again, the longest run."""
+    """``JobID|ElapsedRaw`` lines (``123_4`` is a task of an array); of a job id that was used
+    again, the longest run."""
     found: dict[str, float] = {}
     for line in text.splitlines():
         job_id, _, seconds = line.strip().partition("|")
-        if job_id.isdigit() and seconds.isdigit():
+        if re.fullmatch(r"\d+(_\d+)?", job_id) and seconds.isdigit():
             found[job_id] = max(found.get(job_id, 0.0), float(seconds))
     return found

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 from modeltainer.hpc.commands import SlurmError, run
 from modeltainer.hpc.options import EARLY_SIGNAL
+from modeltainer.hpc.queue import poll_jobs
 from modeltainer.registry.records import Submission
 from modeltainer.scheduler import start_ticks
 
@@ -61,6 +62,21 @@ def cancel_named(name: str) -> None:
         SlurmError: no answer.
     """
     _scancel([f"--user={getpass.getuser()}", f"--name={name}"])
+
+
+def cancel_task(name: str, task: int) -> None:
+    """End one task of the job array with this name, whose job id was never written down.
+
+    Raises:
+        SlurmError: no answer.
+    """
+    found = [
+        job.job_id
+        for job in poll_jobs().values()
+        if job.name == name and job.job_id.endswith(f"_{task}")
+    ]
+    if found:
+        _scancel(found)
 
 
 def cancel_local(pid: int, ticks: int | None) -> None:

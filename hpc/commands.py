@@ -57,12 +57,17 @@ def environment(source: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def run(
-    argv: Sequence[str], timeout_s: float = DEFAULT_TIMEOUT_S, *, messages: bool = False
+    argv: Sequence[str],
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    *,
+    messages: bool = False,
+    env: Mapping[str, str] | None = None,
 ) -> str:
     """Run one Slurm command and return what it printed.
 
     Args:
         messages: return its standard error instead, where ``sbatch --test-only`` answers.
+        env: for sbatch, whose job inherits it; else :func:`environment`.
 
     Raises:
         SlurmError: the command is missing, took longer than ``timeout_s`` seconds, could not reach
@@ -72,7 +77,7 @@ def run(
     try:
         done = subprocess.run(
             list(argv),
-            env=environment(),
+            env=environment() if env is None else env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout_s,

@@ -12,6 +12,10 @@ from modeltainer.hpc.sbatch import template
 NAME = "mt-gateway"
 SIGNAL_SLACK_S = 60
 """Slurm may send the signal up to so much early (sbatch(1), ``--signal``), and never late."""
+QUICK_S, PAUSE_MIN = 60, 10
+"""A chain's job that fails so soon has its successor wait for so long."""
+AGAIN_S = 20
+"""After Slurm would not take the successor."""
 
 
 def render(
@@ -36,6 +40,9 @@ def render(
     return template("gateway.sbatch.j2").render(
         name=NAME,
         chain=chain,
+        quick_s=QUICK_S,
+        pause_min=PAUSE_MIN,
+        again_s=AGAIN_S,
         options=[f"{name}={shlex.quote(value)}" for name, value in options.items() if value],
         walltime_min=walltime_min,
         signal_s=min(int(drain_s) + SIGNAL_SLACK_S, walltime_min * 30),

@@ -61,10 +61,17 @@ def walltime_min(spec: LaunchSpec) -> int:
     return max(1, walltime_s(spec) // 60)
 
 
+def time_min(spec: LaunchSpec) -> int | None:
+    """To how many minutes Slurm may shorten it."""
+    least_s = spec.resources.time_min_s
+    return None if least_s is None else max(1, min(least_s, walltime_s(spec)) // 60)
+
+
 def early_signal_s(spec: LaunchSpec) -> int:
     """When before the end SIGURG comes: never before half of the walltime is over, and within
     Slurm's range (0 to 65535). Slurm may send it up to 60 s early."""
-    return max(1, min(spec.early_signal_s, walltime_min(spec) * 30, 65535))
+    shortest_min = walltime_min(spec) if (least := time_min(spec)) is None else least
+    return max(1, min(spec.early_signal_s, shortest_min * 30, 65535))
 
 
 def submitit_folder(layout: Layout, launch_id: str) -> Path:
@@ -99,6 +106,7 @@ def slurm_options(spec: LaunchSpec, output: str) -> list[Option]:
         Option("nodelist", wanted.nodelist, "Only these nodes."),
         Option("exclude", wanted.exclude, "Not these nodes: they have fallen silent."),
         Option("time", walltime_min(spec), "Minutes until Slurm ends the job."),
+        Option("time-min", time_min(spec), "As few may they become, if it can begin earlier so."),
         Option(
             "signal",
             f"{EARLY_SIGNAL}@{early_signal_s(spec)}",

@@ -55,6 +55,23 @@ class _Candidate:
         return self.gpu.memory_mib * self.shards // self.shared.per_gpu
 
 
+class Places:
+    """Where things go on one cluster at one moment: what asks for the same goes to the same place,
+    which is looked for once."""
+
+    def __init__(self, snapshot: Snapshot, partitions_preferred: Sequence[str] = ()) -> None:
+        self.snapshot, self._preferred = snapshot, tuple(partitions_preferred)
+        self._known: dict[Resources, Placement] = {}
+
+    def find(self, resources: Resources) -> Placement:
+        """:func:`place`, and raises as it does."""
+        known = self._known.get(resources)
+        if known is None:
+            known = place(self.snapshot, resources, partitions_preferred=self._preferred)
+            self._known[resources] = known
+        return known
+
+
 def place(
     snapshot: Snapshot, resources: Resources, *, partitions_preferred: Sequence[str] = ()
 ) -> Placement:

@@ -251,7 +251,8 @@ def _not_available(word: str) -> str:
     which = f" ({named[1].rstrip(',')})" if named and named[1] else ""
     return (
         f"the nodes it needs are not available{which}: down, drained or reserved, perhaps for a "
-        "maintenance that begins before it could end; a shorter --time may let it start"
+        "maintenance that begins before it could end; a shorter --time or a --time-min may let it "
+        "start"
     )
 
 

@@ -252,7 +252,7 @@ def _to_slurm(spec: LaunchSpec, layout: Layout) -> Submission:
     except FailedJobError as error:
         status = getattr(error.__cause__, "returncode", 1)
         if status in {124, 137}:  # timeout(1): the time was up; the job may have come through
-            _cancel_lost(spec)
+            cancel_lost(spec)
             raise SubmissionError(
                 "slurm-unavailable",
                 f"sbatch gave no answer within {SBATCH_TIMEOUT_S} s",
@@ -260,16 +260,16 @@ def _to_slurm(spec: LaunchSpec, layout: Layout) -> Submission:
             ) from error
         raise refusal(str(error)) from error
     except FailedSubmissionError as error:
-        _cancel_lost(spec)
+        cancel_lost(spec)
         raise SubmissionError("refused", str(error).splitlines()[0]) from error
     except BaseException:
         # Ctrl-C between sbatch's request and its answer, or a full disk after it.
-        _cancel_lost(spec)
+        cancel_lost(spec)
         raise
-    return _submission(spec, "slurm", job_id, submitted)
+    return submission(spec, "slurm", job_id, submitted)
 
 
-def _cancel_lost(spec: LaunchSpec) -> None:
+def cancel_lost(spec: LaunchSpec) -> None:
     """Cancel the job that may or may not exist; twice, since a request may still be on its way."""
     for pause_s in (0.0, 0.5):
         time.sleep(pause_s)
@@ -292,7 +292,7 @@ def _to_local(spec: LaunchSpec, layout: Layout) -> Submission:
         if pid is not None:
             cancel_local(pid, ticks)
         raise
-    return _submission(spec, "local", str(pid), submitted, ticks)
+    return submission(spec, "local", str(pid), submitted, ticks)
 
 
 def local_executor(spec: LaunchSpec, layout: Layout) -> LocalExecutor:
@@ -327,13 +327,14 @@ def _detached(lines: list[str]) -> str:
     return shlex.join(["setsid", "bash", "-c", script, sys.executable])
 
 
-def _submission(
+def submission(
     spec: LaunchSpec,
     executor: Literal["slurm", "local"],
     job_id: str,
     submitted: float,
     ticks: int | None = None,
 ) -> Submission:
+    """The record of a launch that has become a job."""
     placement = spec.placement
     return Submission(
         launch_id=spec.launch_id,

@@ -1,7 +1,9 @@
-"""The agent of a plain sbatch file: ``python -m modeltainer.jobs --spec FILE`` (``-``: stdin).
+"""The agent of a plain sbatch file: ``python -m modeltainer.jobs --spec FILE`` (``-``: stdin), or
+of a task of a job array: ``--launch FOLDER``.
 
-The file is what ``mt-submit render`` prints. It holds no secrets, so the launch's folder and its
-key are made here, on the compute node, in the same registry that mt-submit and the gateway read.
+The spec's file is what ``mt-submit render`` prints. It holds no secrets, so the launch's folder and
+its key are made here, on the compute node, in the same registry that mt-submit and the gateway
+read.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import msgspec
 from modeltainer import spec as spec_file
 from modeltainer.jobs import agent
 from modeltainer.jobs.follower import HEAD_APPEARS_S, TICK_S
-from modeltainer.jobs.site_facts import rank_of
+from modeltainer.jobs.site_facts import rank_of, slurm_job_id
 from modeltainer.registry import launches
 from modeltainer.registry.layout import Layout, new_launch_id
 from modeltainer.registry.records import Submission
@@ -28,7 +30,9 @@ from modeltainer.tls import NoTlsError
 def main(argv: list[str] | None = None) -> int:
     """Run one replica; exit code 0 when it ended as asked, 1 when it failed, 2 for a bad spec."""
     parser = argparse.ArgumentParser(prog="python -m modeltainer.jobs", description=__doc__)
-    parser.add_argument("--spec", required=True, help="the launch spec's JSON file, or - for stdin")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--spec", help="the launch spec's JSON file, or - for stdin")
+    what.add_argument("--launch", type=Path, help="the folder of a launch that mt-submit has made")
     parser.add_argument(
         "--secret-env",
         action="append",
@@ -44,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         help="the engine's secret NAME is the content of this file (repeatable)",
     )
     options = parser.parse_args(argv)
+    if options.launch is not None:
+        return _run(options.launch)
     data = sys.stdin.buffer.read() if options.spec == "-" else Path(options.spec).read_bytes()
     try:
         spec = spec_file.decode(data)
@@ -73,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
             model=spec.model,
             replica=spec.replica,
             executor="sbatch",
-            job_id=os.environ.get("SLURM_JOB_ID", str(os.getpid())),
+            job_id=slurm_job_id(os.environ) or str(os.getpid()),
             submitted_unix=time.time(),
             partition=os.environ.get("SLURM_JOB_PARTITION"),
             gres=spec.gres,
@@ -97,7 +103,7 @@ def _folder_of_head(layout: Layout) -> Path:
     Raises:
         TimeoutError: the head has not spoken.
     """
-    job_id = os.environ["SLURM_JOB_ID"]
+    job_id = slurm_job_id(os.environ)
     deadline = time.monotonic() + HEAD_APPEARS_S
     while time.monotonic() < deadline:
         for path in layout.endpoints.glob(f"{job_id}.*.json"):

@@ -121,6 +121,7 @@ class Agent:
             EndpointWriter(self._layout, self._first_record()),
             self._say,
             self._look_for_requests,
+            self._is_forgotten,
         )
         self._clocks = Clocks()
         self._starter = EngineStarter(spec, secret, self._facts, self._engine, self._say)
@@ -152,6 +153,16 @@ class Agent:
             agent_pid=os.getpid(),
         )
 
+    def _is_forgotten(self) -> bool:
+        """Whether the launch's folder is gone, which is known only if the registry answers."""
+        try:
+            self._folder.lstat()
+        except FileNotFoundError:
+            return self._layout.launches.is_dir()
+        except OSError:
+            return False
+        return False
+
     def run(self) -> Cause:
         """Live the whole life; returns how it ended."""
         self._wakeup.install(self._on_signal)
@@ -161,13 +172,19 @@ class Agent:
         except _EndedError as ended:
             cause = ended.cause
         except Exception as error:
-            self._registration.close(5.0, state=State.ENDED, cause=_unexpected(error))
+            now = self._now_unix()
+            self._registration.close(
+                5.0, state=State.ENDED, cause=_unexpected(error), ended_unix=now
+            )
             self._log.close(2.0)
             raise
         self._starter.close()
         self._say(f"ended: {cause.code}: {cause.message}")
-        self._registration.close(10.0, state=State.ENDED, cause=cause, host=None, port=None)
-        self._write_run(self._now_unix(), ended=True)
+        now = self._now_unix()
+        self._registration.close(
+            10.0, state=State.ENDED, cause=cause, host=None, port=None, ended_unix=now
+        )
+        self._write_run(now, ended=True)
         self._log.close(2.0)
         return cause
 

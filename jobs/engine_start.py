@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,9 @@ from modeltainer.jobs.diagnose import no_command
 from modeltainer.jobs.engines import Engine, EngineStart
 from modeltainer.jobs.engines.base import CERTIFICATE_FILE, PRIVATE_KEY_FILE, Rank
 from modeltainer.jobs.engines.options import BadOptionError
+from modeltainer.jobs.mounts import NETWORK, filesystem_of
 from modeltainer.jobs.process import EngineProcess
+from modeltainer.jobs.scratch import Scratch
 from modeltainer.jobs.site_facts import JobFacts
 from modeltainer.registry.records import Cause, LaunchSecret
 from modeltainer.spec import LaunchSpec, Source
@@ -41,7 +41,7 @@ class EngineStarter:
     ) -> None:
         self._spec, self._secret, self._facts = spec, secret, facts
         self._engine, self._say = engine, say
-        self._scratch_folder: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch: Scratch | None = None
 
     def start(
         self,
@@ -70,7 +70,7 @@ class EngineStarter:
             ) from error
         program = "apptainer" if self._spec.runtime == "apptainer" else argv[0]
         try:
-            return EngineProcess(argv, env, log, tethered=self._facts.local), program
+            return EngineProcess(argv, env, log), program
         except FileNotFoundError as error:
             raise CannotStartEngineError(no_command(program)) from error
         except OSError as error:
@@ -88,9 +88,9 @@ class EngineStarter:
 
     def close(self) -> None:
         """Remove what it left on the node."""
-        if self._scratch_folder is not None:
-            with contextlib.suppress(OSError):
-                self._scratch_folder.cleanup()
+        if self._scratch is not None:
+            self._scratch.close()
+            self._scratch = None
 
     def _command(
         self, image: str | None, bind: str, port: int, internal: int | None, rank: Rank | None
@@ -104,12 +104,23 @@ class EngineStarter:
             if label.note:
                 self._say(label.note)
         contained = spec.runtime == "apptainer" and image is not None
-        scratch = self._scratch()
+        scratch = self._scratch_folder()
         # The container sees the scratch folder as its /tmp.
         private = "/tmp" if contained else scratch  # noqa: S108
         tls = self._secret.certificate is not None
         nonce = self._secret.nonce
-        start = EngineStart(spec, bind, port, nonce, internal, visible, private, tls, rank)
+        start = EngineStart(
+            spec,
+            bind,
+            port,
+            nonce,
+            internal_port=internal,
+            cuda_visible_devices=visible,
+            private_folder=private,
+            tls=tls,
+            rank=rank,
+            weights_from_network=_is_on_network(spec),
+        )
         command = self._engine.command(start)
         files = dict(command.files)
         if self._secret.certificate is not None and self._secret.private_key is not None:
@@ -137,9 +148,15 @@ class EngineStarter:
             Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
         return list(inside.argv), inside.env
 
-    def _scratch(self) -> str:
+    def _scratch_folder(self) -> str:
         """A folder of this user's on the node, the container's /tmp; removed with the job."""
         base = os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
-        if self._scratch_folder is None:
-            self._scratch_folder = tempfile.TemporaryDirectory(prefix="modeltainer-", dir=base)
-        return self._scratch_folder.name
+        if self._scratch is None:
+            self._scratch = Scratch(Path(base))
+        return str(self._scratch.path)
+
+
+def _is_on_network(spec: LaunchSpec) -> bool:
+    """Whether the weights are read over the network: a hub's are in the site's cache."""
+    weights = spec.source.value if spec.source.kind == "path" else spec.site.cache
+    return filesystem_of(Path(weights)) in NETWORK

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,27 +19,23 @@ TAIL_BYTES = 64 * 1024
 class EngineProcess:
     """One run of the engine with all its children."""
 
-    def __init__(
-        self, argv: Sequence[str], env: Mapping[str, str], log: Path, *, tethered: bool
-    ) -> None:
-        """Start it.
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+        """Start it; it ends with this process even when that is killed outright.
 
         Args:
             log: its stdout and stderr are appended here.
-            tethered: end it with this process even when that is killed outright (bare machine).
 
         Raises:
             FileNotFoundError: the command is not on PATH.
             OSError: the log cannot be written, or the command cannot be executed.
         """
-        if tethered:
-            tether = [sys.executable, "-m", "modeltainer.jobs.tether", str(os.getpid())]
-            argv = [*tether, *argv]
+        if shutil.which(argv[0], path=env.get("PATH")) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
         self._log = log
         with log.open("ab") as output:
             self._from = output.tell()
             self._process = subprocess.Popen(
-                argv,
+                [sys.executable, "-m", "modeltainer.jobs.tether", str(os.getpid()), *argv],
                 env=dict(env),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -47,6 +45,7 @@ class EngineProcess:
 
     @property
     def pid(self) -> int:
+        """Of the process group."""
         return self._process.pid
 
     def exit_code(self) -> int | None:

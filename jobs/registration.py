@@ -22,12 +22,16 @@ class Registration:
         writer: EndpointWriter,
         report: Callable[[str], None],
         look: Callable[[], None] = lambda: None,
+        forgotten: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         Args:
             report: called with a line for the log when the registry cannot be written.
             look: called in the thread at each renewal, to read what others ask of this launch.
+            forgotten: whether the launch is gone from the registry; then nobody will ever clear
+                away the last word, and it is taken back.
         """
+        self._forgotten = forgotten
         self._writer = writer
         self._report, self._look = report, look
         self._changes: dict[str, Any] = {}
@@ -88,5 +92,7 @@ class Registration:
                     self._pending = True
                 continue
             if last:
+                if self._forgotten():
+                    self._writer.remove()
                 return
             self._look()

@@ -44,6 +44,13 @@ class JobFacts:
         return None if self.ends_unix is None else self.ends_unix - self.now_unix
 
 
+def slurm_job_id(environ: Mapping[str, str]) -> str | None:
+    """This job as squeue names it: a task of an array is ``123_4`` there, though it has an id of
+    its own (sbatch(1), ``SLURM_ARRAY_JOB_ID``). None outside of Slurm."""
+    array, task = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else environ.get("SLURM_JOB_ID")
+
+
 def job_facts(spec: LaunchSpec, environ: Mapping[str, str], now_unix: float) -> JobFacts:
     """Read the job's environment; without Slurm the job is this process or submitit's.
 
@@ -52,7 +59,7 @@ def job_facts(spec: LaunchSpec, environ: Mapping[str, str], now_unix: float) -> 
             controller's, the job is taken to have begun just now: squeue would reckon with this
             clock, too. After a slow prolog that is too late; Slurm's early signal corrects it.
     """
-    job_id = environ.get("SLURM_JOB_ID")
+    job_id = slurm_job_id(environ)
     node = environ.get("SLURMD_NODENAME") or socket.gethostname()
     visible = environ.get("CUDA_VISIBLE_DEVICES") or environ.get("ROCR_VISIBLE_DEVICES") or ""
     devices = tuple(part for part in visible.split(",") if part and part != "NoDevFiles")

@@ -45,6 +45,8 @@ class EngineStart:
     """Serve TLS with :data:`CERTIFICATE_FILE` and :data:`PRIVATE_KEY_FILE` of that folder."""
     rank: Rank | None = None
     """None: the engine runs on this node alone."""
+    weights_from_network: bool = False
+    """The weights are read over the network, and not from the node's own disk."""
 
     def tls_options(self, certificate: str, private_key: str) -> tuple[str, ...]:
         """The options that name the two files, spelt as given; none without TLS."""

@@ -21,6 +21,10 @@ from modeltainer.jobs.probe import NotYetError, Target
 EMBEDDED_SETTINGS = "MODELTAINER_EMBEDDED_ENGINE"
 ALL_LAYERS = "999"
 """More layers than any model has: the whole model goes to the GPU."""
+MAPPING = {"mmap", "no-mmap", "mlock", "direct-io", "dio"}
+"""Options that say how the weights are read. Mapped, they come page by page, which is slow over a
+network; what goes to a GPU is needed once only. On CPUs the map stays: its pages can be given back,
+and are shared by all servers of the node."""
 HTTP_THREADS = 256
 """Its server takes a thread for each connection, kept ones too; when there is none, a request
 waits for 5 s, until a kept connection is given up. By default there is about one a slot."""
@@ -53,6 +57,8 @@ class LlamaCpp:
         layers = {"n-gpu-layers", "gpu-layers", "ngl"}
         if spec.resources.gpus and not layers & given:
             argv += ["--n-gpu-layers", ALL_LAYERS]
+        if start.weights_from_network and spec.resources.gpus and not MAPPING & given:
+            argv.append("--no-mmap")
         argv += to_arguments(options, lists="repeat")
         # Not as --alias: other users of the node can read arguments, and would learn the nonce.
         names = {"LLAMA_ARG_ALIAS": f"{spec.model},{start.nonce}"}

@@ -25,6 +25,11 @@ from modeltainer.spec import Placement, Resources
 CONFIG_FILE = "vllm.yaml"
 """Its content is JSON, which is YAML too."""
 
+_SWITCHES = {
+    *("headless", "grpc", "disable-log-stats", "aggregate-engine-logging"),
+    "data-parallel-multi-port-external-lb",
+}
+"""Options without a ``--no-`` form (vLLM 0.32): they are off when they are left out."""
 
 # As vLLM 0.6 to 0.32 log them (gpu_model_runner.py, compilation/monitor.py, engine/core.py).
 _WEIGHTS = re.compile(r"Model loading took .* and ([\d.]+) s")
@@ -40,7 +45,11 @@ class Vllm:
 
     def command(self, start: EngineStart) -> EngineCommand:
         spec = start.spec
-        options = dict(spec.engine_args)
+        options = {
+            name: value
+            for name, value in spec.engine_args.items()
+            if value is not False or name.replace("_", "-") not in _SWITCHES
+        }
         given = {name.replace("_", "-") for name in options}
         names = ["--served-model-name", spec.model, start.nonce]
         files = {}

@@ -1,4 +1,7 @@
-"""From a model's config.json to partition and GPUs, on clusters of eleven different makes."""
+"""From a model's config.json to partition and GPUs, on clusters of twelve different makes.
+
+What their controllers said was recorded (``python -m tests.cluster record-sites``).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from modeltainer.sizing.fit import CannotFitError
 from modeltainer.sizing.launch import Given, check_parallelism, size_launch
 from modeltainer.spec import Placement, Resources, Source
 from modeltainer.weights.inspect import read_path
+from tests.cluster.sites import SITES, Site
 from tests.launch_spec import launch_spec
 from tests.weights.published import CONFIGS
 
@@ -24,6 +28,60 @@ HOUR = 3600
 def cluster(name: str) -> Snapshot:
     text = (CLUSTERS / f"{name}.txt").read_text()
     return Snapshot(parse_nodes(text), parse_partitions(text), (24, 11))
+
+
+@pytest.mark.parametrize("site", SITES, ids=lambda site: site.name)
+def test_the_recording_is_of_the_site_as_it_is_described(site: Site) -> None:
+    """Who changes ``sites.py`` has to record anew."""
+    head = (CLUSTERS / f"{site.name}.txt").read_text().partition("\n")[0]
+    assert head.startswith(f"# {site.about} Recorded from slurmctld ")
+    recorded = cluster(site.name)
+    assert {node.name: node.state.rstrip("*") for node in recorded.nodes} == site.state_of
+    assert [one.name for one in recorded.partitions] == list(site.partitions)
+    assert {name for one in recorded.partitions for name in one.nodes} == set(site.nodes)
+
+
+def test_every_recording_has_its_site() -> None:
+    assert {path.stem for path in CLUSTERS.iterdir()} == {site.name for site in SITES}
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "usable", "free"),
+    [
+        ("untyped", "n1", True, {None: 0}),
+        ("untyped", "n2", True, {None: 4}),
+        ("v100-and-a100", "a1", True, {"a100": 1}),
+        ("v100-and-a100", "a2", True, {"a100": 0}),
+        ("mig-mix", "m1", True, {"a100_1g.5gb": 5, "a100_2g.10gb": 3}),
+        ("scavenger", "x1", True, {"h200": 0}),
+        ("drained", "h1", False, {"h100": 4}),
+        ("drained", "h2", False, {"h100": 3}),
+        ("drained", "a1", True, {"a100": 2}),
+        ("drained", "a2", False, {"a100": 4}),
+        # Of the four, two are in shards and one is a job's own.
+        ("shards", "s1", True, {"a100": 1}),
+        ("shards", "s2", False, {"a100": 4}),
+        ("shards", "x1", True, {"l40s": 1, "a30": 2}),
+        ("untyped-shards", "u1", True, {None: 2}),
+    ],
+)
+def test_what_jobs_have_left(
+    name: str, node: str, usable: bool, free: dict[str | None, int]
+) -> None:
+    [found] = [one for one in cluster(name).nodes if one.name == node]
+    assert found.usable is usable
+    assert {one.type: one.count for one in found.gres_free if one.is_gpu} == free
+
+
+@pytest.mark.parametrize(
+    ("node", "type_", "per_gpu", "left"), [("s1", "a100", 8, 8), ("x1", "l40s", 4, 4)]
+)
+def test_shards_that_jobs_have_left_on_one_gpu(
+    node: str, type_: str, per_gpu: int, left: int
+) -> None:
+    [found] = [one for one in cluster("shards").nodes if one.name == node]
+    [shared] = [one for one in found.shared if one.type == type_]
+    assert (shared.per_gpu, shared.free) == (per_gpu, left)
 
 
 def planned(
@@ -73,7 +131,15 @@ def planned(
         # NVML's own names.
         ("nvml-names", "qwen2.5-7b-awq", {}, "gpu", "gpu:nvidia_h100_80gb_hbm3_1g.10gb:1"),
         ("nvml-names", "qwen2.5-7b", {}, "gpu", "gpu:nvidia_h100_80gb_hbm3_3g.40gb:1"),
-        ("nvml-names", "llama-3.1-70b", {}, "gpu", "gpu:nvidia_a100_80gb_pcie:2"),
+        # Of two kinds with as much memory, the first in Slurm's order of nodes: by name.
+        ("nvml-names", "llama-3.1-70b", {}, "gpu", "gpu:nvidia_h100_80gb_hbm3:2"),
+        (
+            "nvml-names",
+            "llama-3.1-70b",
+            {"gpu_type": "nvidia_a100_80gb_pcie"},
+            "gpu",
+            "gpu:nvidia_a100_80gb_pcie:2",
+        ),
         # AMD, by the same rules.
         ("amd", "qwen2.5-7b", {}, "rocm", "gpu:mi210:1"),
         ("amd", "llama-3.1-70b", {}, "big", "gpu:mi300x:1"),
@@ -102,7 +168,8 @@ def planned(
         ("shards", "qwen2.5-7b", {"shared": True, "partition": "full"}, "full", "gpu:a100:1"),
         ("shards", "llama-3.1-70b", {"shared": True}, "full", "gpu:a100:4"),
         ("shards", "qwen2.5-7b", {"shared": True, "gpu_type": "l40s"}, "various", "shard:l40s:2"),
-        ("shards", "qwen2.5-7b", {"shared": True, "partition": "old"}, "old", "shard:1"),
+        # Slurm 22.05, without types: the memory of a shard is not known.
+        ("untyped-shards", "qwen2.5-7b", {"shared": True}, "old", "shard:1"),
     ],
 )
 def test_where_it_goes(
@@ -157,5 +224,5 @@ def test_what_the_user_gives_is_not_changed() -> None:
         given=Given(gpus=True, gpu_memory=True),
         gpu_memory_mib=70 * 1024,
     )
-    assert placed.gres == "gpu:nvidia_a100_80gb_pcie:1"
+    assert placed.gres == "gpu:nvidia_h100_80gb_hbm3:1"
     assert reasons[-1] == "not sized: resources.gpu_memory is given"

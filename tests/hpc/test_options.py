@@ -173,12 +173,19 @@ def test_the_shell_hands_the_spec_over_unchanged(tmp_path: Path) -> None:
     assert done.stderr.decode().split() == ["-m", "modeltainer.jobs", "--spec", "-"]
 
 
-@given(st.integers(1, 10**7), st.integers(1, 10**6))
-def test_times_stay_within_limits(walltime: int, early: int) -> None:
-    spec = spec_of(placement=Placement("p", None, walltime), early_signal_s=early)
+@given(st.integers(1, 10**7), st.integers(1, 10**6), st.none() | st.integers(1, 10**7))
+def test_times_stay_within_limits(walltime: int, early: int, least: int | None) -> None:
+    spec = spec_of(
+        placement=Placement("p", None, walltime),
+        resources=Resources(time_min_s=least),
+        early_signal_s=early,
+    )
     minutes, signal = walltime_min(spec), early_signal_s(spec)
     assert minutes == max(1, walltime // 60)
-    assert 1 <= signal <= min(minutes * 30, 65535)
+    shortest = sbatch_lines(render(spec)).get("time-min")
+    assert (shortest is None) is (least is None)
+    assert 1 <= int(shortest or minutes) <= minutes
+    assert 1 <= signal <= min(int(shortest or minutes) * 30, 65535)
     assert signal <= early
 
 

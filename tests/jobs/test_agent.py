@@ -115,10 +115,27 @@ def test_neither_key_nor_nonce_is_in_a_command_line(start_agent: StartAgent) -> 
     assert processes_with(agent.secret.nonce, where="cmdline") == []
 
 
+def test_the_embedded_engine_takes_llama_servers_options(start_agent: StartAgent) -> None:
+    """The same models.yaml runs on a bare machine and on a cluster."""
+    agent = start_agent(engine_args={"parallel": 3, "no-warmup": True, "n_keep": 4})
+    ready = agent.wait_for(State.READY)
+    assert ready.port is not None
+    target = Target("127.0.0.1", ready.port, agent.secret.key, "tiny", agent.secret.nonce)
+    status, body = target.get("/slots")
+    assert status == 200
+    assert len(json.loads(body)) == 3
+    misspelt = start_agent(engine_args={"parallels": 3})
+    misspelt.wait_for(State.ENDED)
+    assert "unknown engine argument parallels for the embedded runtime; did you mean parallel?" in (
+        misspelt.log("engine.log")
+    )
+
+
 def test_a_dying_engine_is_seen_at_once(start_agent: StartAgent) -> None:
     agent = start_agent()
     agent.wait_for(State.READY)
-    [engine] = list(processes_with(agent.secret.nonce))
+    tethers = processes_with("modeltainer.jobs.tether", where="cmdline")
+    [engine] = [pid for pid in processes_with(agent.secret.nonce) if pid not in tethers]
     os.kill(engine, signal.SIGSEGV)
     died = time.monotonic()
     ended = agent.wait_for(State.ENDED)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,25 @@ def test_a_thread_for_each_connection_unless_the_user_says_otherwise(
     argv = LlamaCpp().command(start(1, **options)).argv
     assert argv.count("--threads-http") == 1
     assert argv[argv.index("--threads-http") + 1] == threads
+
+
+@pytest.mark.parametrize(
+    ("network", "gpus", "options", "read"),
+    [
+        (True, 1, {}, True),
+        (False, 1, {}, False),
+        (True, 0, {}, False),
+        (True, 1, {"no_mmap": True}, True),
+        (True, 1, {"mlock": True}, False),
+    ],
+)
+def test_what_goes_to_a_gpu_over_the_network_is_read_and_not_mapped(
+    network: bool, gpus: int, options: dict[str, Any], read: bool
+) -> None:
+    asked = start(1, **options)
+    spec = replace(asked.spec, resources=Resources(cpus=2, gpus=gpus))
+    command = LlamaCpp().command(replace(asked, spec=spec, weights_from_network=network))
+    assert command.argv.count("--no-mmap") == int(read)
 
 
 def test_clients_that_keep_their_connections_have_a_thread_each(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""How vLLM is told to share a model among GPUs and nodes."""
+"""How vLLM is told to share a model among GPUs and nodes. What vLLM's own parser makes of the same
+command lines is in tests/vllm/test_command_lines.py."""
 
 from __future__ import annotations
 
@@ -7,32 +8,14 @@ from typing import Any
 
 import pytest
 
-from modeltainer.jobs.engines.base import EngineStart, Rank
 from modeltainer.jobs.engines.vllm import Vllm
-from modeltainer.spec import Placement, Resources, Share, Site, Source
-from tests.launch_spec import launch_spec
-
-HEAD = Rank(0, 2, "10.0.0.1", 29500, "10.0.0.1")
-OTHER = Rank(1, 2, "10.0.0.1", 29500, "10.0.0.2")
+from modeltainer.spec import Resources
+from tests.jobs.vllm_plans import FRACTIONS, HEAD, OTHER, SHARING, Fraction, Sharing, start
 
 
-def command(
-    wanted: Resources,
-    rank: Rank | None = None,
-    interface: str | None = None,
-    placement: Placement | None = None,
-    **options: Any,
-) -> tuple[dict[str, str | None], dict[str, str]]:
+def command(*launch: Any, **options: Any) -> tuple[dict[str, str | None], dict[str, str]]:
     """Options by name (None: a switch), and the environment."""
-    spec = launch_spec(
-        engine="vllm",
-        source=Source("path", "/models/m"),
-        resources=wanted,
-        site=Site(registry="/r", cache="/c", host_interface=interface),
-        engine_args=options,
-        placement=placement,
-    )
-    made = Vllm().command(EngineStart(spec, "0.0.0.0", 8000, "nonce", rank=rank))
+    made = Vllm().command(start(*launch, **options))
     found: dict[str, str | None] = {}
     for name, after in zip(made.argv, (*made.argv[1:], "--"), strict=True):
         if name.startswith("--"):
@@ -40,53 +23,22 @@ def command(
     return found, made.env
 
 
-@pytest.mark.parametrize(
-    ("wanted", "options", "tensor", "pipeline"),
-    [
-        (Resources(gpus=1), {}, None, None),
-        (Resources(gpus=4), {}, "4", None),
-        (Resources(gpus=4), {"pipeline_parallel_size": 4}, None, "4"),
-        # vLLM's docs: tensor parallel within a node, pipeline parallel across them.
-        (Resources(gpus=4, nodes=2), {}, "4", "2"),
-        (Resources(gpus=1, nodes=3), {}, None, "3"),
-        (Resources(gpus=4, nodes=2), {"tensor_parallel_size": 8}, "8", None),
-        (Resources(gpus=4, nodes=2), {"tensor_parallel_size": 2}, "2", "4"),
-        (Resources(gpus=4, nodes=2), {"pipeline-parallel-size": 4}, "2", "4"),
-        (Resources(gpus=4, nodes=2), {"data-parallel-size": 8}, None, None),
-        (Resources(gpus=0, nodes=2), {}, "2", None),
-    ],
-)
-def test_how_the_model_is_shared(
-    wanted: Resources, options: dict[str, Any], tensor: str | None, pipeline: str | None
-) -> None:
-    found, _ = command(wanted, HEAD if wanted.nodes > 1 else None, **options)
-    assert found.get("tensor-parallel-size") == tensor
-    assert found.get("pipeline-parallel-size") == pipeline
+@pytest.mark.parametrize("plan", SHARING)
+def test_how_the_model_is_shared(plan: Sharing) -> None:
+    found, _ = command(plan.wanted, HEAD if plan.wanted.nodes > 1 else None, **plan.options)
+    for name, size in (("tensor", plan.tensor), ("pipeline", plan.pipeline)):
+        assert found.get(f"{name}-parallel-size") == (None if size is None else str(size))
 
 
-@pytest.mark.parametrize(
-    ("gres", "share", "fraction"),
-    [
-        ("gpu:a100:1", None, None),
-        ("gpu:a100_1g.5gb:1", None, "0.84"),
-        # Of the whole GPU, since that is what vLLM sees: a half of it, less what is left free.
-        ("shard:2", Share(1 / 2, "a100"), "0.460"),
-        ("shard:1", Share(1 / 4, "a100"), "0.230"),
-        # On a small part the CUDA context weighs more than 8 %.
-        ("shard:1", Share(1 / 8, "a100"), "0.105"),
-        ("shard:l4:1", Share(1 / 2, "l4"), "0.460"),
-        # Nobody tells the memory: as on a GPU of 16 GiB.
-        ("shard:1", Share(1 / 4, None), "0.203"),
-    ],
-)
-def test_how_much_of_the_gpu_is_taken(gres: str, share: Share | None, fraction: str | None) -> None:
-    placed = Placement("gpu", gres, 3600, share=share)
+@pytest.mark.parametrize("plan", FRACTIONS)
+def test_how_much_of_the_gpu_is_taken(plan: Fraction) -> None:
+    placed = plan.placement
     found, _ = command(Resources(gpus=1), placement=placed)
-    assert found.get("gpu-memory-utilization") == fraction
+    assert found.get("gpu-memory-utilization") == plan.fraction
     given, _ = command(Resources(gpus=1), placement=placed, gpu_memory_utilization=0.3)
     assert given["gpu-memory-utilization"] == "0.3"
     cache, _ = command(Resources(gpus=1), placement=placed, kv_cache_memory_bytes="1G")
-    assert cache.get("gpu-memory-utilization") == (fraction if share else None)
+    assert cache.get("gpu-memory-utilization") == (plan.fraction if plan.share else None)
 
 
 def test_each_rank_knows_its_place_and_only_the_head_serves() -> None:
@@ -101,6 +53,12 @@ def test_each_rank_knows_its_place_and_only_the_head_serves() -> None:
     assert (environment["VLLM_HOST_IP"], others["VLLM_HOST_IP"]) == ("10.0.0.1", "10.0.0.2")
     alone, _ = command(Resources(gpus=4))
     assert not {"nnodes", "headless", "distributed-executor-backend"} & alone.keys()
+
+
+def test_a_switch_that_vllm_cannot_negate_is_left_out_when_off() -> None:
+    found, _ = command(Resources(gpus=1), disable_log_stats=False, enable_prefix_caching=False)
+    assert "no-enable-prefix-caching" in found
+    assert not {"disable-log-stats", "no-disable-log-stats"} & found.keys()
 
 
 def test_the_sites_interface_is_for_the_ranks_too() -> None:
