@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,9 +84,15 @@ class Scheduler:
             # No answer is not 'job gone': what was known stays, what is new is unknown.
             self._interval = min(self._interval * 2, self._maximum)
             return
-        changed = new or answer != self._answer
+        changed = new or _gist(answer, jobs) != _gist(self._answer or {}, jobs)
         self._interval = self._minimum if changed else min(self._interval * 2, self._maximum)
         self._answer, self._known = answer, jobs
+
+
+def _gist(answer: Mapping[str, JobSight], jobs: Collection[str]) -> dict[str, tuple[str, str]]:
+    """What has to change for Slurm to be asked more often: other jobs, and estimates that creep,
+    are not that."""
+    return {job: (answer[job].residence, answer[job].reason) for job in jobs if job in answer}
 
 
 def job_sight(job: JobStatus) -> JobSight:

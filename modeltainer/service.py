@@ -27,6 +27,7 @@ from modeltainer.view import JobSight, Row, merge
 
 if TYPE_CHECKING:
     from modeltainer.config.schema import Config
+    from modeltainer.hpc.placement import Places
     from modeltainer.hpc.snapshot import Snapshot
     from modeltainer.weights.shape import ModelShape
 
@@ -114,7 +115,7 @@ class Planner:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._executor = executor_of(config)
-        self._snapshot: Snapshot | None = None
+        self._places: Places | None = None
 
     def spec(
         self,
@@ -132,17 +133,15 @@ class Planner:
 
     def _placed(self, spec: LaunchSpec, overrides: Overrides) -> LaunchSpec:
         from modeltainer.hpc.commands import SlurmError
-        from modeltainer.hpc.placement import PlacementError, place
+        from modeltainer.hpc.placement import PlacementError, Places
         from modeltainer.hpc.snapshot import take_snapshot
 
         site = self._config.site
         try:
-            if self._snapshot is None:
-                self._snapshot = take_snapshot()
-            spec, why = _sized(spec, self._config, overrides, self._snapshot)
-            placement = place(
-                self._snapshot, spec.resources, partitions_preferred=tuple(site.partitions)
-            )
+            if self._places is None:
+                self._places = Places(take_snapshot(), tuple(site.partitions))
+            spec, why = _sized(spec, self._config, overrides, self._places.snapshot)
+            placement = self._places.find(spec.resources)
         except SlurmError as error:
             raise LaunchError(
                 "slurm-unavailable", str(error), "try again, or ask whether the controller is down"
@@ -171,35 +170,46 @@ def known_model(wished: str, config: Config) -> str:
     return name
 
 
-def submit(specs: Sequence[LaunchSpec], *, config: Config) -> list[Row]:
+def submit(specs: Sequence[LaunchSpec], *, config: Config, as_array: bool = False) -> list[Row]:
     """Write and submit planned launches, all or none: when one is refused, or on Ctrl-C, those
     already submitted by this call are cancelled and removed.
+
+    Args:
+        as_array: launches that differ in their number only become tasks of one job array.
 
     Raises:
         LaunchError: the registry cannot be written, or the scheduler refuses.
         CannotLaunchError: a secret is not there.
     """
-    submit_unseen(specs, config=config)
+    submit_unseen(specs, config=config, as_array=as_array)
     wanted = {spec.launch_id for spec in specs}
     return [row for row in list_launches(config) if row.launch_id in wanted]
 
 
-def submit_unseen(specs: Sequence[LaunchSpec], *, config: Config) -> None:
+def submit_unseen(specs: Sequence[LaunchSpec], *, config: Config, as_array: bool = False) -> None:
     """:func:`submit` without a look at the queue afterwards. Raises as it does."""
+    from modeltainer.hpc import array
     from modeltainer.hpc.submit import SubmissionError
     from modeltainer.hpc.submit import submit as submit_job
 
     layout = Layout(config.site.registry)
     executor = executor_of(config)
-    created: list[str] = []
+    created: list[LaunchSpec] = []
     try:
-        for spec in specs:
-            secrets = secret_environment(spec.model, config.models[spec.model].secrets)
-            secret = launches.new_secret(secrets, tls=spec.site.engine_tls)
-            created.append(spec.launch_id)
-            launches.create(layout, spec, secret)
-            submission = submit_job(spec, layout, executor=executor)
-            launches.record_submission(layout, submission)
+        together = as_array and executor == "slurm"
+        for alike in array.groups(specs) if together else [[spec] for spec in specs]:
+            group = array.numbered(alike) if len(alike) > 1 else alike
+            for spec in group:
+                secrets = secret_environment(spec.model, config.models[spec.model].secrets)
+                secret = launches.new_secret(secrets, tls=spec.site.engine_tls)
+                created.append(spec)
+                launches.create(layout, spec, secret)
+            if len(group) > 1:
+                submissions = array.submit(group, layout)
+            else:
+                submissions = [submit_job(group[0], layout, executor=executor)]
+            for submission in submissions:
+                launches.record_submission(layout, submission)
     except BaseException as error:
         left = _undo(layout, created, executor)
         if left:
@@ -300,9 +310,6 @@ def stop(
     Raises:
         LaunchError: the scheduler does not answer; nothing was removed.
     """
-    from modeltainer.hpc.cancel import cancel
-    from modeltainer.hpc.commands import SlurmError
-
     config = load() if config is None else config
     layout = Layout(config.site.registry)
     # First of all, so that no reconciler starts anew what is stopped here.
@@ -312,8 +319,40 @@ def stop(
         raise _registry_error(config, error) from error
     found = launches.read_all(layout)
     chosen, unknown = _select(found, targets, all_, config)
-    chosen = _with_lost_submissions(layout, chosen, config)
     unknown = [one for one in unknown if (config.model_named(one) or one) not in withdrawn]
+    report = StopReport(
+        unknown=unknown, withdrawn=withdrawn, replaced=_still_declared(layout, chosen)
+    )
+    deadline = time.monotonic() + wait_s
+    known: set[str] = set()
+    while chosen and not report.still_running:
+        chosen = _with_lost_submissions(layout, chosen, config)
+        _end(layout, chosen, max(0.0, deadline - time.monotonic()), report)
+        known.update(one.spec.launch_id for one in chosen)
+        # A reconciler may have been submitting just when its declaration was withdrawn.
+        chosen = [
+            one
+            for one in launches.read_all(layout)
+            if one.spec.model in withdrawn
+            and one.spec.deployment is not None
+            and one.spec.launch_id not in known
+        ]
+    if all_:
+        _clear_endings(layout)
+    return report
+
+
+def _end(
+    layout: Layout, chosen: Sequence[launches.Launch], wait_s: float, report: StopReport
+) -> None:
+    """Drain and cancel, and see them gone; adds to the report.
+
+    Raises:
+        LaunchError: the scheduler does not answer.
+    """
+    from modeltainer.hpc.cancel import cancel
+    from modeltainer.hpc.commands import SlurmError
+
     began = time.monotonic()
     scheduler = Scheduler(min_interval_s=0.5)
     draining = _ask_to_drain(layout, chosen, scheduler) if wait_s > 0 else {}
@@ -323,9 +362,6 @@ def stop(
         raise LaunchError(
             "slurm-unavailable", f"the jobs could not be cancelled: {error}", "try again"
         ) from error
-    report = StopReport(
-        unknown=unknown, withdrawn=withdrawn, replaced=_still_declared(layout, chosen)
-    )
     deadline = began + wait_s
     waiting = {launch.spec.launch_id: launch for launch in chosen}
     while waiting:
@@ -349,9 +385,6 @@ def stop(
             break
         if waiting:
             time.sleep(0.2)
-    if all_:
-        _clear_endings(layout)
-    return report
 
 
 def _clear_endings(layout: Layout) -> None:
@@ -388,7 +421,7 @@ def _with_lost_submissions(
                     submitted_unix=agent.started_unix,
                 )
             try:
-                _cancel_unrecorded(one.spec.launch_id)
+                _cancel_unrecorded(one.spec)
             except SlurmError as error:
                 raise LaunchError(
                     "slurm-unavailable", f"{one.spec.launch_id} was not cancelled: {error}"
@@ -571,39 +604,42 @@ def _registry_error(config: Config, error: OSError) -> LaunchError:
     )
 
 
-def _undo(layout: Layout, created: Iterable[str], executor: str) -> list[str]:
+def _undo(layout: Layout, created: Iterable[LaunchSpec], executor: str) -> list[str]:
     """Cancel and remove what a failed or interrupted submit() has made so far; returns what could
     not be cancelled, which is kept. A second Ctrl-C has to wait until this is done."""
     interrupting = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, interrupting)
     try:
-        return [one for one in created if not _undo_one(layout, one, executor)]
+        return [one.launch_id for one in created if not _undo_one(layout, one, executor)]
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _undo_one(layout: Layout, launch_id: str, executor: str) -> bool:
+def _undo_one(layout: Layout, spec: LaunchSpec, executor: str) -> bool:
     from modeltainer.hpc.cancel import cancel
     from modeltainer.hpc.commands import SlurmError
 
-    submission = launches.read_submission(layout.launch(launch_id))
+    submission = launches.read_submission(layout.launch(spec.launch_id))
     try:
         if submission is not None:
             cancel([submission])
         elif executor == "slurm":
             # Ctrl-C between the scheduler's answer and our record of it: the name finds the job.
-            _cancel_unrecorded(launch_id)
+            _cancel_unrecorded(spec)
     except SlurmError:
         return False
-    forget(layout, launch_id)
+    forget(layout, spec.launch_id)
     return True
 
 
-def _cancel_unrecorded(launch_id: str) -> None:
-    from modeltainer.hpc.cancel import cancel_named
+def _cancel_unrecorded(spec: LaunchSpec) -> None:
+    from modeltainer.hpc.cancel import cancel_named, cancel_task
     from modeltainer.hpc.options import job_name
 
-    cancel_named(job_name(launch_id))
+    if spec.array is not None:
+        cancel_task(*spec.array)
+    else:
+        cancel_named(job_name(spec.launch_id))
 
 
 def forget(layout: Layout, launch_id: str) -> None:
@@ -644,12 +680,17 @@ def _select(
             for one in found
             if target == one.spec.launch_id
             or model == one.spec.model
-            or (one.submission is not None and target == one.submission.job_id)
+            or (one.submission is not None and _is_job(target, one.submission.job_id))
         ]
         if not hits:
             unknown.append(target)
         chosen.update({one.spec.launch_id: one for one in hits})
     return list(chosen.values()), unknown
+
+
+def _is_job(target: str, job_id: str) -> bool:
+    """The array's id stands for all of its tasks."""
+    return target in (job_id, job_id.partition("_")[0])
 
 
 __all__ = [

@@ -53,6 +53,8 @@ class Resources:
     cpus: int = 4
     memory_mib: int | None = None
     walltime_s: int = 4 * 3600
+    time_min_s: int | None = None
+    """Slurm may give the job as little as this, if it can begin earlier for it."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -147,6 +149,8 @@ class LaunchSpec:
     placement: Placement | None = None
     load_timeout_s: int = 1800
     """From the engine's start to the first answered token; queue time never counts."""
+    array: tuple[str, int] | None = None
+    """Name of the job array whose task it is, and which; None: it has a job of its own."""
     drain_s: int = 30
     """How long running requests may go on after a stop was asked for."""
     early_signal_s: int = 120

@@ -153,6 +153,7 @@ def _without_agent(row: Row, job: JobSight) -> Row:
 
 
 def _with_agent(row: Row, endpoint: Endpoint, submitted_unix: float, now: float) -> Row:
+    until = endpoint.ended_unix or now
     return replace(
         row,
         state=endpoint.state,
@@ -168,7 +169,7 @@ def _with_agent(row: Row, endpoint: Endpoint, submitted_unix: float, now: float)
         weights_s=endpoint.clocks.weights_s,
         compile_s=endpoint.clocks.compile_s,
         warm_up_s=endpoint.clocks.warm_up_s,
-        serving_s=max(0.0, now - endpoint.ready_unix) if endpoint.ready_unix else None,
+        serving_s=max(0.0, until - endpoint.ready_unix) if endpoint.ready_unix else None,
         cause=endpoint.cause,
         reason=endpoint.cause.message if endpoint.cause else "",
         start_estimate_unix=None,

@@ -8,11 +8,16 @@ file's columns are read as such fields.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+ROWS_AT_A_TIME = 1024
+PANDAS_INDEX = re.compile(r"__index_level_\d+__")
+"""Columns that pandas adds for the row labels of a frame that was filtered or sorted."""
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
 
@@ -70,7 +75,7 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
-                    yield number, json.loads(line)
+                    yield number, json.loads(line, parse_constant=_no_number)
                 except (ValueError, RecursionError) as error:
                     raise BadBatchError(
                         f"not JSON: {error}", line=number, code="invalid_json_line"
@@ -79,15 +84,47 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
     try:
+        import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise BadBatchError("reading parquet needs pyarrow; run: pip install pyarrow") from error
-    try:
-        table = parquet.read_table(path)
-    except ValueError as error:  # pyarrow.ArrowInvalid is one
-        raise BadBatchError(f"not a parquet file: {error}") from error
-    for number, record in enumerate(table.to_pylist(), start=1):
-        yield number, {name: value for name, value in record.items() if value is not None}
+        raise BadBatchError(
+            "reading parquet needs pyarrow; run: pip install 'modeltainer[parquet]'"
+        ) from error
+    number = 0
+    with path.open("rb") as file:
+        try:
+            source = parquet.ParquetFile(file)
+            columns = [one for one in source.schema_arrow.names if not PANDAS_INDEX.fullmatch(one)]
+            for batch in source.iter_batches(ROWS_AT_A_TIME, columns=columns):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield number, _without_nulls(record, number)
+        # A damaged page is an OSError of pyarrow's, without a number; one of the file has one.
+        except (pyarrow.ArrowException, OSError) as error:
+            if getattr(error, "errno", None) is not None:
+                raise
+            raise BadBatchError(f"not a parquet file, or a damaged one: {error}") from error
+
+
+def _without_nulls(value: Any, number: int) -> Any:
+    """A parquet value as JSON has it, without the fields that only other rows have.
+
+    Raises:
+        BadBatchError: a date, bytes or another value that JSON has no form for.
+    """
+    if isinstance(value, dict):
+        return {name: _without_nulls(one, number) for name, one in value.items() if one is not None}
+    if isinstance(value, list):
+        return [_without_nulls(one, number) for one in value]
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise BadBatchError(f"JSON has no form for {value!r}", line=number)
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON number")
 
 
 def _row(data: Any, number: int, model: str | None) -> BatchRow:

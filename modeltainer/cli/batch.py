@@ -88,7 +88,7 @@ def run(
     except BadBatchError as error:
         model_hint = "; --model names one for all rows" if error.code == "missing_model" else ""
         raise Failure(
-            f"{file}: {error}", f"nothing was sent{model_hint}", exit_codes.USAGE
+            f"{file}: {error}", f"nothing was sent{model_hint}", exit_codes.USAGE, code=error.code
         ) from error
     door = chosen_door(invocation.layout, url, key)
     path = output or file.with_name(f"{file.stem}.answers.jsonl")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from modeltainer.cli import bench_options as option
 from modeltainer.cli import exit_codes
@@ -21,10 +22,13 @@ from modeltainer.cli.names import complete_model
 from modeltainer.cli.text import note
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from modeltainer.bench.client import Target
     from modeltainer.bench.store import Store
     from modeltainer.bench.sweep import RunPlan, RunState
     from modeltainer.bench.workload import Workload
+    from modeltainer.registry.layout import Layout
 
 _PREFLIGHT_CODES = {
     "unreachable": exit_codes.GATEWAY_UNREACHABLE,
@@ -129,7 +133,7 @@ def command() -> None:
 @click.option("--body", metavar="JSON", help="More fields of each request.")
 @click.option("--against", metavar="MODEL", help="A/B: ask this model too, in pairs.")
 @click.option("--against-url", metavar="URL", help="A/B: ask there too, in pairs.")
-@click.option("--against-key", metavar="KEY")
+@click.option("--against-key", metavar="KEY", help="Its key; --key is only sent to --url's.")
 @click.option(
     "--timeout",
     type=option.duration,
@@ -164,6 +168,8 @@ def run_command(invocation: Invocation, /, **options: Any) -> None:
     """
     from modeltainer.bench import provenance
 
+    if options["direct"] or options["on_cluster"]:
+        options |= _without_environment("url", "key")
     _check_choices(options)
     if options["on_cluster"]:
         _submit(invocation, options)
@@ -171,7 +177,7 @@ def run_command(invocation: Invocation, /, **options: Any) -> None:
     targets = _targets(invocation, options)
     if options["report"]:
         _need_report_packages()
-    facts, workload = _prepare(targets, options)
+    facts, workload = _prepare(targets, options, _registry(invocation))
     plan = _plan(options, targets, workload)
     folder: Path = options["output"] or _folder_for(options["model"])
     about = {
@@ -182,11 +188,16 @@ def run_command(invocation: Invocation, /, **options: Any) -> None:
         "slo": asdict(plan.slo),
     }
     with _store(folder) as store:
+        try:
+            store.begin(about)
+        except OSError as error:
+            raise _disk(error, folder) from error
         state = _run(plan, store)
         summary = {
             **about,
             "ended_early": state.ended_early,
             "limit_rate": state.limit_rate,
+            "limit_note": state.limit_note,
             "points": state.points,
         }
         try:
@@ -235,11 +246,9 @@ def scaling_command(folders: tuple[Path, ...], output: Path) -> None:
     _need_report_packages()
     try:
         found = scaled(load(folder)[0] for folder in folders)
-        over_replicas(found).savefig(output, format="png")
     except (ScalingError, StoreError) as error:
         raise Failure(str(error)) from error
-    except OSError as error:
-        raise Failure(f"{output} cannot be written: {error.strerror}") from error
+    _save(over_replicas(found), output)
     rows = [
         [
             str(one.replicas),
@@ -253,6 +262,59 @@ def scaling_command(folders: tuple[Path, ...], output: Path) -> None:
     ]
     heads = ["REPLICAS", "LOAD", "TOKENS/S", "EACH", "OF THE FIRST", "TTFT P50"]
     click.echo(table(heads, rows))
+    note(f"drawn: {output}")
+
+
+@command.command(
+    "starts",
+    epilog="\b\nExample:\n"
+    "  mt-submit bench starts\n"
+    "  mt-submit bench starts qwen2.5-7b --output qwen.png",
+)
+@click.argument("models", nargs=-1, metavar="[MODEL…]", shell_complete=complete_model)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("starts.png"),
+    show_default=True,
+    help="The picture.",
+)
+@pass_invocation
+def starts_command(invocation: Invocation, /, models: tuple[str, ...], output: Path) -> None:
+    """Draw where the time of each launch's start went: queue, image, copying, loading.
+
+    Of the launches that mt-submit ls --all shows, those that came to serve.
+    """
+    from modeltainer.service import Observer
+
+    rows = [
+        row
+        for row in Observer(invocation.config()).rows()
+        if row.serving_s is not None and (not models or row.model in models)
+    ]
+    if not rows:
+        raise Failure(
+            (
+                f"no launch of {', '.join(models)} that has served is there"
+                if models
+                else "no launch that has served is there"
+            ),
+            "mt-submit ls --all shows which there are",
+            exit_code=exit_codes.NO_MATCH,
+        )
+    _need_report_packages()
+    from modeltainer.bench.report.launches import launches_frame, startup_split
+    from modeltainer.cli.text import table
+
+    figure = startup_split(launches_frame([row.to_json() for row in rows]))
+    assert figure is not None  # there are rows
+    _save(figure, output)
+    clocks = [(row.queue_s, row.pulling_s, row.staging_s, row.loading_s) for row in rows]
+    cells = [
+        [row.launch_id, *("-" if one is None else f"{one:.1f} s" for one in parts)]
+        for row, parts in zip(rows, clocks, strict=True)
+    ]
+    click.echo(table(["LAUNCH", "QUEUE", "IMAGE", "COPYING", "LOADING"], cells))
     note(f"drawn: {output}")
 
 
@@ -308,6 +370,20 @@ def _submit(invocation: Invocation, options: dict[str, Any]) -> None:
     )
 
 
+def _save(figure: Figure, output: Path) -> None:
+    try:
+        figure.savefig(output, format="png")
+    except OSError as error:
+        raise Failure(f"{output} cannot be written: {error.strerror}") from error
+
+
+def _without_environment(*names: str) -> dict[str, None]:
+    """Those of the options that only the environment gives: it names another way to the model than
+    the one that was typed."""
+    source = click.get_current_context().get_parameter_source
+    return {name: None for name in names if source(name) is ParameterSource.ENVIRONMENT}
+
+
 def _folder_for(model: str) -> Path:
     name = re.sub(r"[^A-Za-z0-9._-]", "_", model)
     return Path(f"bench-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -318,6 +394,8 @@ def _check_choices(options: dict[str, Any]) -> None:
     if len(given) > 1:
         names = " and ".join("--rate" if name == "rates" else f"--{name}" for name in given)
         raise click.UsageError(f"{names} exclude each other")
+    if options["trace"] and (options["requests"] or options["duration"]):
+        raise click.UsageError("--trace says itself how many requests there are, and when")
     if options["direct"] and (options["url"] or options["against_url"]):
         raise click.UsageError("--direct finds the engine itself: leave --url out")
     paired = options["against"] or options["against_url"]
@@ -333,6 +411,8 @@ def _check_choices(options: dict[str, Any]) -> None:
 
 
 def _targets(invocation: Invocation, options: dict[str, Any]) -> tuple[Target, ...]:
+    from dataclasses import replace
+
     from modeltainer.bench.client import TargetError, target
     from modeltainer.cli.gateway_client import certificate_at, engine_door, own_door
 
@@ -357,17 +437,32 @@ def _targets(invocation: Invocation, options: dict[str, Any]) -> tuple[Target, .
             return (first,)
         other = options["against"] or options["model"]
         if options["against_url"]:
-            key = options["against_key"] or options["key"] or ""
-            return first, at(options["against_url"], other, key)
+            second = at(options["against_url"], other, options["against_key"] or "")
+            # A key is only for whoever gave it: another port may be another person's server.
+            if options["against_key"] is None and _place(second) == _place(first):
+                second = replace(second, key=first.key)
+            return first, second
     except TargetError as error:
         raise click.UsageError(str(error)) from None
-    from dataclasses import replace
-
     return first, replace(first, model=other)
 
 
+def _place(one: Target) -> tuple[object, ...]:
+    return one.socket, one.host, one.port, one.certificate is None
+
+
+def _registry(invocation: Invocation) -> Layout | None:
+    """This user's own; None without a configuration, which other servers do not need."""
+    from modeltainer.config.problems import ConfigError
+
+    try:
+        return invocation.layout()
+    except ConfigError:
+        return None
+
+
 def _prepare(
-    targets: tuple[Target, ...], options: dict[str, Any]
+    targets: tuple[Target, ...], options: dict[str, Any], registry: Layout | None
 ) -> tuple[list[dict[str, Any]], Workload]:
     """Ask each server what it is and takes, and how it counts tokens."""
     from dataclasses import replace
@@ -399,8 +494,12 @@ def _prepare(
     facts = []
     try:
         for one in targets:
-            facts.append({"model": one.model, "url": one.name, **preflight.check(one).facts})
-            workload = preflight.adapt(one, workload)
+            found = preflight.check(one, registry).facts
+            facts.append({"model": one.model, "url": one.name, **found})
+            taken = preflight.adapt(one, workload)
+            if workload.ignore_eos and taken.ignore_eos_refused:
+                note(f"{one.name} refuses ignore_eos: answers may end before --output-tokens")
+            workload = taken
         if not texts:
             workload = replace(workload, sizer=preflight.size(targets[0], workload))
     except preflight.PreflightError as error:
@@ -507,8 +606,8 @@ def _tell(
         echo_json(summary)
     else:
         click.echo(summary_table(state.points))
-    if state.limit_rate is not None:
-        note(f"highest rate within the objectives: {state.limit_rate:g} requests/s")
+    if state.limit_note:
+        note(state.limit_note)
     note(f"in {folder}: {', '.join(names)}")
     if options["report"] and state.records:
         _draw(folder)
@@ -516,7 +615,7 @@ def _tell(
         raise Interrupted("interrupted; the results so far are saved and marked")
     if state.ended_early == "server_died":
         raise Failure(
-            "the server is gone: the last answers were refused or cut off; "
+            "the server is gone: the last answers were errors, refused or cut off; "
             "the results so far are saved and marked",
             "mt-submit ls shows the model's state, mt-submit logs why it ended",
         )

@@ -57,17 +57,20 @@ class Progress(Announcer):
 
     def point_ends(self, summary: dict[str, Any]) -> None:
         """What is wrong with it, if anything."""
+        self._store.add_point(summary)
         if self._live:
             click.echo("\r\x1b[K", nl=False, err=True)
         for problem in summary["problems"]:
             note(f"{summary['point']}: not valid: {problem}")
+        for warning in summary["warnings"]:
+            note(f"{summary['point']}: {warning}")
 
 
 def summary_table(points: list[dict[str, Any]]) -> str:
     """A line per point and target."""
     paired = any(len(point["targets"]) > 1 for point in points)
     heads = ["POINT", "REQ", "FAILED", "REQ/S", "TOK/S", "TTFT p50", "p95", "TPOT p50", "p95"]
-    heads += ["E2E p50", "GOODPUT", "FLOOR", "VALID"]
+    heads += ["E2E p50", "GOODPUT", "STEADY", "TOKENS BY", "FLOOR", "VALID"]
     rows = []
     for point in points:
         for name, one in point["targets"].items():
@@ -83,6 +86,8 @@ def summary_table(points: list[dict[str, Any]]) -> str:
                     *(_ms(one["tpot_s"].get(key)) for key in ("p50", "p95")),
                     _ms(one["e2e_s"].get("p50")),
                     f"{one['goodput']['fraction']:.0%}",
+                    "yes" if one["window"]["steady"] else "no",
+                    "+".join(sorted(one["token_sources"])) or "-",
                     _ms(floor["ttft_s"]) if floor else "-",
                     "yes" if point["valid"] else point["ended_early"] or "no",
                 ]

@@ -5,19 +5,31 @@ from __future__ import annotations
 import time
 
 from modeltainer.cli.text import span
-from modeltainer.registry.records import State
+from modeltainer.registry.records import Clocks, State
 from modeltainer.view import Row
 
 
-def progress_line(row: Row, in_state_s: float, now_unix: float) -> str:
+def progress_line(row: Row, in_state_s: float, now_unix: float, last: Clocks | None = None) -> str:
     """What a launch has been through and is at, with a clock for each phase.
 
     Args:
         row: the launch, as last seen.
         in_state_s: how long it was seen in its present state; the clock of a phase under way.
         now_unix: wall clock, to say on which day the queue's estimate is.
+        last: the model's last start, to tell what is to be expected.
     """
-    return " → ".join([*_past(row), _present(row, in_state_s, now_unix)])
+    line = " → ".join([*_past(row), _present(row, in_state_s, now_unix)])
+    expected = _expected(row, last) if last is not None else ""
+    return f"{line} (last time {expected})" if expected else line
+
+
+def _expected(row: Row, last: Clocks) -> str:
+    if row.state is State.PULLING:
+        return span((last.pulling_s or 0.0) + (last.staging_s or 0.0))
+    if row.state is State.LOADING and last.loading_s is not None:
+        split = _split(last)
+        return span(last.loading_s) + (f": {split}" if split else "")
+    return ""
 
 
 def _past(row: Row) -> list[str]:
@@ -29,14 +41,18 @@ def _past(row: Row) -> list[str]:
     if row.staging_s and row.state is not State.PULLING:
         parts.append(f"copying to the node {span(row.staging_s)}")
     if row.loading_s is not None and row.state is not State.LOADING:
-        parts.append(f"loading {span(row.loading_s)}{_split(row)}")
+        split = _split(row)
+        parts.append(f"loading {span(row.loading_s)}" + (f" ({split})" if split else ""))
     return parts
 
 
-def _split(row: Row) -> str:
-    known = (("weights", row.weights_s), ("compile", row.compile_s), ("warm-up", row.warm_up_s))
-    told = [f"{name} {span(value)}" for name, value in known if value is not None]
-    return f" ({', '.join(told)})" if told else ""
+def _split(start: Row | Clocks) -> str:
+    known = (
+        ("weights", start.weights_s),
+        ("compile", start.compile_s),
+        ("warm-up", start.warm_up_s),
+    )
+    return ", ".join(f"{name} {span(value)}" for name, value in known if value is not None)
 
 
 def _present(row: Row, in_state_s: float, now_unix: float) -> str:

@@ -91,7 +91,7 @@ def contents(lines: Iterable[str]) -> Iterator[str]:
         except ValueError:
             continue
         if "error" in event:
-            raise Failure(f"the answer broke off: {_message(event) or data}")
+            raise Failure(f"the answer broke off: {_message(event) or data}", code=_code(event))
         for choice in event.get("choices") or []:
             text = (choice.get("delta") or {}).get("content")
             if text:
@@ -104,21 +104,29 @@ def _check(response: httpx.Response) -> None:
         return
     text = response.read().decode(errors="replace")
     try:
-        message = _message(json.loads(text))
+        document = json.loads(text)
     except ValueError:
-        message = None
-    hint, code = "", exit_codes.FAILURE
+        document = None
+    message, code = _message(document), _code(document)
+    hint, exit_code = "", exit_codes.FAILURE
     if response.status_code == 404:
-        hint, code = "mt-submit models lists what there is", exit_codes.NO_MATCH
+        hint, exit_code = "mt-submit models lists what there is", exit_codes.NO_MATCH
     elif response.status_code in {401, 403}:
         hint = "set MODELTAINER_KEY to a key that mt-submit key create has printed"
     elif "retry-after" in response.headers:
         hint = f"try again in {response.headers['retry-after']} s; mt-submit ls shows its state"
     said = message or text[:500] or "no reason given"
-    raise Failure(f"the gateway answered {response.status_code}: {said}", hint, code)
+    answered = f"the gateway answered {response.status_code}: {said}"
+    raise Failure(answered, hint, exit_code, code=code)
 
 
 def _message(document: Any) -> str | None:
     error = document.get("error") if isinstance(document, dict) else None
     message = error.get("message") if isinstance(error, dict) else error
     return message if isinstance(message, str) else None
+
+
+def _code(document: Any) -> str:
+    error = document.get("error") if isinstance(document, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, str) else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from modeltainer.cli.text import table
@@ -26,9 +27,11 @@ def as_json(
             "ready": ready(model, rows),
             "failures": histories[model].failures,
             "cause": histories[model].cause,
+            "cause_code": histories[model].cause_code,
             "note": histories[model].note,
             "load_s": max(histories[model].load_s, default=None),
             "queue_s": max(histories[model].queue_s, default=None),
+            "start": None if (start := histories[model].start) is None else asdict(start),
             "gpu_seconds": histories[model].gpu_seconds,
         }
         for model, one in declared.items()

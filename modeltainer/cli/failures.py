@@ -5,19 +5,33 @@ from __future__ import annotations
 import click
 
 from modeltainer.cli import exit_codes
+from modeltainer.cli.text import coded
 
 
 class Failure(Exception):  # noqa: N818 -- as in launch failure, gateway failure
-    """A command could not do its work: what happened, what to do, and the exit code."""
+    """A command could not do its work: what happened, what to do, and the exit code.
 
-    def __init__(self, message: str, hint: str = "", exit_code: int = exit_codes.FAILURE) -> None:
+    ``code`` names the cause, where it has a name that does not change between versions:
+    docs/troubleshooting.md has a section on each.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        exit_code: int = exit_codes.FAILURE,
+        *,
+        code: str = "",
+    ) -> None:
         super().__init__(message)
-        self.message, self.hint, self.exit_code = message, hint, exit_code
+        self.message, self.hint, self.exit_code, self.code = message, hint, exit_code, code
 
     def show(self) -> None:
-        """Write ``error: …`` and ``hint: …`` to standard error; many lines start on their own."""
+        """Write ``error: … [code]`` and ``hint: …`` to standard error; many lines start on their
+        own."""
         between = "\n" if "\n" in self.message else " "
-        click.echo(click.style("error:", fg="red", bold=True) + between + self.message, err=True)
+        told = coded(self.message, self.code)
+        click.echo(click.style("error:", fg="red", bold=True) + between + told, err=True)
         if self.hint:
             click.echo(click.style("hint:", bold=True) + " " + self.hint, err=True)
 
@@ -49,7 +63,7 @@ def explain(error: Exception) -> Failure:
         hint = "mend it, then check it with: mt-submit validate" if in_a_field else ""
         return Failure(str(error), hint, exit_codes.CONFIG)
     if isinstance(error, LaunchError):
-        return Failure(error.message, error.hint, _launch_exit_code(error))
+        return Failure(error.message, error.hint, _launch_exit_code(error), code=error.code)
     if isinstance(error, CannotLaunchError):
         message, _, hint = str(error).rpartition("; ")
         return Failure(message or hint, hint if message else "", exit_codes.CONFIG)
@@ -57,9 +71,10 @@ def explain(error: Exception) -> Failure:
         hint = "they go on: mt-submit ls shows them, mt-submit stop ends them"
         return Failure(str(error), hint, exit_codes.TIMEOUT)
     if isinstance(error, ImageError):
-        return Failure(error.message, error.hint)
+        return Failure(error.message, error.hint, code=error.code)
     if isinstance(error, SlurmError):
-        return Failure(str(error), "try again, or ask the site", exit_codes.REFUSED)
+        code = "slurm-unavailable" if error.unreachable else ""
+        return Failure(str(error), "try again, or ask the site", exit_codes.REFUSED, code=code)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return Failure(f"{where}{error.strerror or error}")

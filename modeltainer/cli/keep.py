@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from modeltainer.cli import exit_codes
 from modeltainer.cli.failures import Failure
 from modeltainer.cli.invocation import Invocation
 from modeltainer.cli.text import note
@@ -16,10 +18,14 @@ from modeltainer.cli.text import note
 if TYPE_CHECKING:
     from modeltainer.config.resolve import Overrides
     from modeltainer.registry.deployments import Deployment
+    from modeltainer.registry.layout import Layout
+    from modeltainer.spec import LaunchSpec
     from modeltainer.view import Row
 
 FIRST_LAUNCH_S = 60.0
 """For a reconciler that runs already to submit what was declared."""
+LOOKED_S = 8.0
+"""By then it has looked: what it says holds it back is about this declaration."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Bounds:
     maximum: int | None
     idle_release_s: int | None
     in_flight: int | None
+    first_token_s: float | None
     gpu_hours: float | None
     spare_partition: str | None
 
@@ -38,12 +45,14 @@ class Bounds:
         """At least one of them was given."""
         return any(value is not None for value in asdict(self).values())
 
-    def check(self, replicas: int | None) -> None:
+    def check(self, replicas: int | None, *, as_array: bool) -> None:
         """See that they fit together.
 
         Raises:
             click.UsageError: they do not.
         """
+        if as_array:
+            raise click.UsageError("what is kept up has a job for each replica: leave --array out")
         if replicas is not None and (self.minimum, self.maximum) != (None, None):
             raise click.UsageError("--replicas is --min and --max in one: give either")
         if self.maximum is not None and self.maximum < (self.minimum or 0):
@@ -74,9 +83,35 @@ def take_bounds(options: dict[str, Any]) -> Bounds:
         maximum=options.pop("maximum"),
         idle_release_s=options.pop("idle_release"),
         in_flight=options.pop("in_flight"),
+        first_token_s=options.pop("first_token"),
         gpu_hours=options.pop("gpu_hours"),
         spare_partition=options.pop("spare_partition"),
     )
+
+
+def check_lives(layout: Layout, specs: Sequence[LaunchSpec]) -> None:
+    """See that each would be up for longer than its starts are known to take.
+
+    Raises:
+        Failure: one would not.
+    """
+    from modeltainer.reconcile.run import reserved_s
+    from modeltainer.registry import deployments
+
+    for spec in specs:
+        load_s = max(deployments.read_history(layout, spec.model).load_s, default=None)
+        if load_s is None or spec.placement is None:
+            continue
+        walltime_s = min(spec.placement.walltime_s, spec.resources.time_min_s or math.inf)
+        life_s = walltime_s - reserved_s(spec)
+        if life_s <= load_s:
+            raise Failure(
+                f"{spec.model}: its starts take up to {load_s:.0f} s, and a walltime of "
+                f"{walltime_s:.0f} s leaves {max(life_s, 0):.0f} s for starting and serving",
+                "ask for more with --time (and --time-min)",
+                exit_codes.REFUSED,
+                code="walltime-too-short",
+            )
 
 
 def keep_up(
@@ -134,6 +169,7 @@ def _deployment(model: str, replicas: int, bounds: Bounds, overrides: Overrides)
     optional: dict[str, Any] = {
         "idle_release_s": bounds.idle_release_s,
         "target_in_flight": bounds.in_flight,
+        "target_first_token_s": bounds.first_token_s,
         "gpu_hours_per_day": bounds.gpu_hours,
         "spare_partition": bounds.spare_partition,
     }
@@ -171,10 +207,13 @@ def _launches(invocation: Invocation, made: Sequence[Deployment], wanted: set[st
             for one, deployment in zip(histories, made, strict=True)
             if one.failures and one.failed_unix >= deployment.created_unix
         ]
-        if refused or time.monotonic() > deadline:
-            reason = refused[0].cause if refused else "no reconciler has submitted it yet"
+        held = "; ".join(dict.fromkeys(one.note for one in histories if one.note))
+        now = time.monotonic()
+        if refused or now > deadline or (held and now > deadline - FIRST_LAUNCH_S + LOOKED_S):
+            reason = refused[0].cause if refused else held or "no reconciler has submitted it yet"
             raise Failure(
                 f"declared, but not submitted: {reason}",
                 "it is tried again; mt-submit ls shows it, mt-submit stop MODEL takes it back",
+                code=refused[0].cause_code if refused else "",
             )
         time.sleep(0.3)

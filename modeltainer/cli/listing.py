@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from modeltainer.cli.clocks import clock_time
-from modeltainer.cli.text import counted, span, table
+from modeltainer.cli.text import coded, counted, span, table
 from modeltainer.registry.records import State
 from modeltainer.view import Row
 
@@ -52,7 +52,7 @@ def device(gres: str | None) -> str:
 def _words(row: Row, now_unix: float) -> str:
     if row.cause is not None:
         hint = f" ({row.cause.hint})" if row.failed and row.cause.hint else ""
-        return row.cause.message + hint
+        return coded(row.cause.message, row.cause.code if row.failed else "") + hint
     if row.state not in {State.SUBMITTED, State.QUEUED}:
         return ""
     parts = [row.reason] if row.reason else []

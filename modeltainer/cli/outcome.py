@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from modeltainer.cli.text import indented
+from modeltainer.cli.text import coded, indented
 from modeltainer.registry.records import State
 from modeltainer.view import Row
 
@@ -17,7 +17,7 @@ def failures_of(rows: list[Row]) -> list[Row]:
 def failure_text(row: Row) -> str:
     """Why one ended: what happened, what to do, the log's last lines, where there is more."""
     cause = row.cause
-    message = cause.message if cause is not None else "it ended, and left no reason"
+    message = coded(cause.message, cause.code) if cause else "it ended, and left no reason"
     lines = [f"{click.style(row.launch_id, bold=True)}: {message}"]
     if cause is not None and cause.hint:
         lines.append(f"  {click.style('hint:', bold=True)} {cause.hint}")

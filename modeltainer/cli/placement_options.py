@@ -70,6 +70,12 @@ _OPTIONS = (
         callback=seconds,
         help="Walltime: 4:00:00, 1-00:00:00 or 90m.",
     ),
+    click.option(
+        "--time-min",
+        metavar="TIME",
+        callback=seconds,
+        help="Slurm may shorten the walltime to this, to begin before a maintenance or in a gap.",
+    ),
     click.option("--cpus", "-c", type=click.IntRange(1, 1024), help="CPU cores per replica."),
     click.option(
         "--mem", metavar="SIZE", callback=mebibytes, help="Host memory per replica (48GiB)."
@@ -118,6 +124,7 @@ def take_overrides(options: dict[str, Any]) -> tuple[Overrides, list[str]]:
         cpus=options.pop("cpus"),
         memory_mib=options.pop("mem"),
         walltime_s=options.pop("time"),
+        time_min_s=options.pop("time_min"),
         partition=options.pop("partition"),
         account=options.pop("account"),
         qos=options.pop("qos"),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
 from modeltainer.cli.clocks import progress_line
-from modeltainer.registry.records import State
+from modeltainer.registry.records import Clocks, State
 from modeltainer.view import Row
 
 if TYPE_CHECKING:
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 class Watch:
     """The launches as last seen, and since when each is in its state (this process's clock)."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(
+        self, last: Mapping[str, Clocks], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``last``: the last start of each model, where it is known."""
+        self._last, self._clock = last, clock
         self._lock = threading.Lock()
         self._rows: list[Row] = []
         self._seen_at = 0.0
@@ -45,7 +48,12 @@ class Watch:
             rows, late = self._rows, now - self._seen_at
             return [
                 f"{row.launch_id}: "
-                + progress_line(_aged(row, late), now - self._since[row.launch_id][1], now_unix)
+                + progress_line(
+                    _aged(row, late),
+                    now - self._since[row.launch_id][1],
+                    now_unix,
+                    self._last.get(row.model),
+                )
                 for row in rows
             ]
 
@@ -58,9 +66,13 @@ def _aged(row: Row, late_s: float) -> Row:
 
 
 @contextmanager
-def shown() -> Iterator[Callable[[list[Row]], None]]:
-    """Show progress on standard error; gives the function to call with the rows at each change."""
-    watch = Watch()
+def shown(last: Mapping[str, Clocks] | None = None) -> Iterator[Callable[[list[Row]], None]]:
+    """Show progress on standard error; gives the function to call with the rows at each change.
+
+    Args:
+        last: the last start of each model, where it is known.
+    """
+    watch = Watch(last or {})
     if not sys.stderr.isatty():
         said: dict[str, str] = {}
 

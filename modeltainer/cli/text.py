@@ -74,6 +74,11 @@ def indented(lines: Sequence[str], by: str = "    ") -> str:
     return "\n".join(by + line for line in lines)
 
 
+def coded(message: str, code: str) -> str:
+    """A message with the name of its cause, by which docs/troubleshooting.md can be searched."""
+    return f"{message} [{code}]" if code else message
+
+
 def counted(number: int, noun: str) -> str:
     """``1 model``, ``3 models``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

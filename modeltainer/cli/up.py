@@ -13,7 +13,7 @@ import click
 from modeltainer.cli import exit_codes
 from modeltainer.cli.failures import Failure, Interrupted
 from modeltainer.cli.invocation import Invocation, pass_invocation
-from modeltainer.cli.keep import Bounds, keep_up, take_bounds
+from modeltainer.cli.keep import Bounds, check_lives, keep_up, take_bounds
 from modeltainer.cli.names import complete_model
 from modeltainer.cli.outcome import failure_text, failures_of
 from modeltainer.cli.placement_options import placement_options, seconds, take_overrides
@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 @click.argument("models", nargs=-1, shell_complete=complete_model)
 @click.option("--replicas", "-r", type=click.IntRange(1, 256), help="Jobs per model.")
 @click.option(
+    "--array/--no-array",
+    "as_array",
+    default=False,
+    help="All replicas as tasks of one job array: one call of sbatch, whatever their number.",
+)
+@click.option(
     "--keep/--no-keep",
     default=False,
     help="Declare it: kept up across walltimes and failures until mt-submit stop.",
@@ -52,6 +58,12 @@ if TYPE_CHECKING:
     "--in-flight",
     type=click.IntRange(1, 10_000),
     help="Requests at once that one replica should carry. [default: 8]",
+)
+@click.option(
+    "--first-token",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Longest that streams should wait for their first token. [default: 10]",
 )
 @click.option(
     "--gpu-hours", type=click.FloatRange(0), help="GPU hours it may use a day (UTC), then it stops."
@@ -86,6 +98,7 @@ def command(
     wait: bool,
     timeout: int | None,
     as_json: bool,
+    as_array: bool,
     keep: bool,
     **options: Any,
 ) -> None:
@@ -93,9 +106,9 @@ def command(
 
     Options override models.yaml for this launch. All launches are submitted, or none. Without
     --wait the command returns when the jobs are in the queue. With --keep (which --min, --max,
-    --idle-release, --in-flight, --gpu-hours and --spare-partition imply) the gateway or mt-submit
-    reconcile starts a successor before a walltime ends, replaces what fails, and scales between
-    --min and --max.
+    --idle-release, --in-flight, --first-token, --gpu-hours and --spare-partition imply) the gateway
+    or mt-submit reconcile starts a successor before a walltime ends, replaces what fails, and
+    scales between --min and --max.
     """
     bounds = take_bounds(options)
     overrides, swallowed = take_overrides(options)
@@ -104,11 +117,11 @@ def command(
         raise click.UsageError("name a model; mt-submit models lists them")
     if timeout is not None and not wait:
         raise click.UsageError("--timeout goes with --wait")
+    keep = keep or bounds.given
+    bounds.check(replicas, as_array=as_array and keep)
     from modeltainer import service
 
     config = invocation.config()
-    keep = keep or bounds.given
-    bounds.check(replicas)
     specs = service.plan(wanted, config=config, replicas=replicas, overrides=overrides)
     if bounds.spare_partition is not None:
         specs += _spare(wanted, config, bounds, replicas, overrides)
@@ -118,9 +131,10 @@ def command(
         _show_plan(specs, as_json)
         return
     if keep:
+        check_lives(invocation.layout(), specs)
         rows = keep_up(invocation, wanted, replicas, bounds, overrides, quiet=as_json)
     else:
-        rows = _submit(specs, config)
+        rows = _submit(specs, config, as_array=as_array)
     with _running_on(rows):
         if not as_json:
             note("\n".join(f"submitted {row.launch_id} as {_where(row)}" for row in rows))
@@ -147,11 +161,11 @@ def _spare(
     return [replace(spec, spare=True) for spec in found]
 
 
-def _submit(specs: list[LaunchSpec], config: Config) -> list[Row]:
+def _submit(specs: list[LaunchSpec], config: Config, *, as_array: bool) -> list[Row]:
     from modeltainer import service
 
     try:
-        return service.submit(specs, config=config)
+        return service.submit(specs, config=config, as_array=as_array)
     except KeyboardInterrupt:
         raise Interrupted("interrupted while submitting: nothing was left behind") from None
 
@@ -172,8 +186,13 @@ def _tell_failures(rows: list[Row]) -> None:
 def _wait(rows: list[Row], config: Config, timeout: int | None) -> list[Row]:
     from modeltainer import service
     from modeltainer.cli.progress import shown
+    from modeltainer.registry import deployments
+    from modeltainer.registry.layout import Layout
 
-    with shown() as changed:
+    layout = Layout(config.site.registry)
+    starts = {row.model: deployments.read_history(layout, row.model).start for row in rows}
+    last = {model: start for model, start in starts.items() if start is not None}
+    with shown(last) as changed:
         ids = [row.launch_id for row in rows]
         return service.wait(ids, config=config, timeout_s=timeout, on_change=changed)
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="An array of sums as JSON.")
 @pass_invocation
 def command(invocation: Invocation, /, by: str, since: int | None, as_json: bool) -> None:
-    """Show requests, tokens and GPU hours by key, model, day or user.
+    """Show requests and tokens by key, model, day or user, and GPU hours by model or day.
 
     Tokens are counted by the engines; an answer that broke off before is shown as uncounted. By
     model and by day there are GPU hours too, where jobs had GPUs: by Slurm's accounting where the

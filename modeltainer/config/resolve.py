@@ -50,6 +50,7 @@ class Overrides:
     cpus: int | None = None
     memory_mib: int | None = None
     walltime_s: int | None = None
+    time_min_s: int | None = None
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -241,7 +242,7 @@ def _resources(
     """Command line over model over site defaults; the partition's own account and QOS last.
 
     Raises:
-        CannotLaunchError: this model shall share a GPU and cannot.
+        CannotLaunchError: this model shall share a GPU and cannot, or its times contradict.
     """
     merged: dict[str, Any] = {}
     for layer in (config.site.defaults, section.resources):
@@ -256,6 +257,7 @@ def _resources(
         "cpus": overrides.cpus,
         "memory": overrides.memory_mib,
         "walltime": overrides.walltime_s,
+        "time_min": overrides.time_min_s,
         "partition": overrides.partition,
         "account": overrides.account,
         "qos": overrides.qos,
@@ -274,6 +276,12 @@ def _resources(
         if overrides.shared or section.resources.shared:
             raise CannotLaunchError(f"{model}: resources.{refusal}")
         merged["shared"] = False  # the site's default, which is for the models that can
+    walltime_s, time_min_s = merged.get("walltime", DEFAULT_WALLTIME_S), merged.get("time_min")
+    if time_min_s is not None and time_min_s > walltime_s:
+        raise CannotLaunchError(
+            f"{model}: resources.time_min ({time_min_s} s) is longer than the walltime "
+            f"({walltime_s} s)"
+        )
     return Resources(
         nodes=merged.get("nodes", 1),
         gpus=merged.get("gpus", 1 if asks_gpu else 0),
@@ -283,7 +291,8 @@ def _resources(
         shared=merged.get("shared", False),
         cpus=merged.get("cpus", DEFAULT_CPUS),
         memory_mib=merged.get("memory"),
-        walltime_s=merged.get("walltime", DEFAULT_WALLTIME_S),
+        walltime_s=walltime_s,
+        time_min_s=time_min_s,
         partition=merged.get("partition"),
         account=merged.get("account"),
         qos=merged.get("qos"),

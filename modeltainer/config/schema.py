@@ -169,6 +169,9 @@ class ResourcesSection(Section):
     """Host memory of the job."""
     walltime: Seconds | None = None
     """How long the job may run (Slurm's ``--time``)."""
+    time_min: Seconds | None = None
+    """Slurm may shorten the walltime to no less than this, if the job can begin earlier for it:
+    before a maintenance, or in a gap between other jobs (Slurm's ``--time-min``)."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None

@@ -11,7 +11,8 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from modeltainer.reconcile.learn import gpu_seconds_today, learn
+from modeltainer.reconcile.learn import STABLE_S, forgiven, gpu_seconds_today, learn
+from modeltainer.reconcile.queue_estimates import AHEAD_S
 from modeltainer.reconcile.replica import Phase, Replica
 from modeltainer.reconcile.scale import Load, Pressure, scale
 from modeltainer.registry.deployments import Deployment, History
@@ -106,7 +107,7 @@ def decide(
         deployment = deployments.get(model)
         history = histories.get(model, History(model))
         if deployment is not None and history.failed_unix < deployment.created_unix:
-            history = replace(history, failures=0, cause_code="", cause="")
+            history = forgiven(history)
         history = learn(history, mine, now_unix)
         if deployment is None:
             actions += _undeclared(mine)
@@ -118,6 +119,7 @@ def decide(
             (loads or {}).get(model),
             (pressures or {}).get(model, Pressure()),
             now,
+            ready=sum(one.phase is Phase.READY for one in mine),
         )
         if _budget_is_spent(deployment, history, mine, now_unix):
             held, note = 0, "its GPU hours of today are used up; it goes on tomorrow (UTC)"
@@ -125,6 +127,17 @@ def decide(
             held, note = wanted, ""
         estimate = (queue_estimates or {}).get(model, 0.0)
         due = {one.launch_id for one in mine if is_due(one, history, estimate)}
+        good = [
+            one
+            for one in mine
+            if one.phase is Phase.READY
+            and one.revision == deployment.revision
+            and one.launch_id not in due
+        ]
+        calm = now_unix - history.failed_unix >= STABLE_S
+        if history.failures and calm and len(good) >= held:
+            # Nothing has to start: the failure was of one that is replaced already.
+            history = forgiven(history)
         actions += _ended(history, mine)
         over = (Phase.LEAVING, Phase.ENDED)
         taken = {one.number for one in mine if one.phase not in over}
@@ -193,35 +206,55 @@ def _serve(
     current = [one for one in staying if one not in other and one not in silent]
     due = [one for one in current if one.launch_id in expiring]
     fresh = [one for one in current if one not in due]
+    due += _with_successor(fresh, wanted)
+    fresh = [one for one in fresh if one not in due]
 
+    replaced = sum(good.phase is Phase.READY and good.confirmed for good in current) >= wanted
     for one in [*other, *silent]:
-        if one in other and one.phase in (Phase.READY, Phase.UNSUBMITTED):
+        if one.phase in (Phase.READY, Phase.UNSUBMITTED):
             continue  # it serves until its successor does; or has no job that could be ended
-        replaced = sum(good.phase is Phase.READY for good in current) >= wanted
-        if one in other or (replaced and one.silent_s >= SILENT_CANCEL_S):
+        if one.phase is not Phase.SILENT or (replaced and one.silent_s >= SILENT_CANCEL_S):
             actions.append(Cancel(one.launch_id, "it is not what is declared, or does not answer"))
-    surplus = max(0, len(fresh) - wanted)
-    given_up = sorted(fresh, key=_worth)[:surplus]
-    actions += _let_go(given_up, "fewer replicas are wanted")
-    serving = [one for one in fresh if one.phase is Phase.READY and one not in given_up]
-    outgoing = [one for one in (*other, *due) if one.phase is Phase.READY]
-    outgoing.sort(key=lambda one: (one not in other, one.useful_s or 0.0))
-    beyond = max(0, len(serving) + len(outgoing) - wanted)
-    actions += [
-        Drain(one.launch_id, "another replica serves in its place") for one in outgoing[:beyond]
-    ]
+    # A reconciler that has just begun waits until it has seen who lives: seconds.
+    if all(one.confirmed for one in staying if one.phase is Phase.READY):
+        surplus = max(0, len(fresh) - wanted)
+        given_up = sorted(fresh, key=_worth)[:surplus]
+        actions += _let_go(given_up, "fewer replicas are wanted")
+        serving = [one for one in fresh if one.phase is Phase.READY and one not in given_up]
+        outgoing = [one for one in (*other, *due) if one.phase is Phase.READY]
+        outgoing.sort(key=lambda one: (one not in other, one.useful_s or 0.0))
+        beyond = max(0, len(serving) + len(outgoing) - wanted)
+        why = "another replica serves in its place" if serving else "fewer replicas are wanted"
+        actions += [Drain(one.launch_id, why) for one in outgoing[:beyond]]
 
     missing = max(0, min(wanted - len(fresh), 2 * max(wanted, 1) - len(staying)))
     if not missing:
         return actions, ""
     underway = any(one.phase is not Phase.READY for one in fresh)
     allowed, waits = _attempts(history, missing, underway, now_unix)
-    reason = "its predecessor's time runs out" if outgoing else "it is wanted"
+    leaves = any(one.phase is Phase.READY for one in (*other, *due))
+    reason = "its predecessor's time runs out" if leaves else "it is wanted"
     actions += [
         Submit(deployment.model, number, reason, spare)
         for number in itertools.islice(numbers, allowed)
     ]
     return actions, waits
+
+
+def _with_successor(fresh: Sequence[Replica], wanted: int) -> list[Replica]:
+    """Those that a younger one, which is there already, may as well replace: their end is near.
+    What had a successor submitted once has it still when the queue is said to be shorter, or by a
+    reconciler that has not asked yet; else its place in the queue would be given up."""
+    near = [
+        one
+        for one in fresh
+        if one.phase is Phase.READY
+        and one.useful_s is not None
+        and one.useful_s <= min(AHEAD_S, (one.lifetime_s or float("inf")) / 2)
+        and any(other.submitted_unix > one.submitted_unix for other in fresh)
+    ]
+    near.sort(key=lambda one: one.useful_s or 0.0)
+    return near[: max(0, len(fresh) - wanted)]
 
 
 def lead_s(one: Replica, history: History, queue_estimate_s: float) -> float:
@@ -259,7 +292,7 @@ def _attempts(history: History, missing: int, underway: bool, now_unix: float) -
     # A clock that was set back must not keep it waiting for longer than the back-off itself.
     passed = now_unix - min(history.failed_unix, now_unix)
     left = backoff_s(history) - passed
-    told = f"{history.failures} starts in a row failed: {history.cause}"
+    told = f"{history.failures} starts in a row failed: {history.cause} [{history.cause_code}]"
     if left > 0:
         return 0, f"{told}; next try in {round(left)} s"
     # One by one, until one is up.

@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +37,38 @@ class Demand:
     """Requests under way by model, those held for a cold start among them."""
     idle_s: dict[str, float] = field(default_factory=dict)
     """Since the last request, by model; models that were never asked for are not there."""
+    first_token_s: dict[str, float] = field(default_factory=dict)
+    """How long streams wait for their first token now, by model (the 90th percentile)."""
+    launches: dict[str, int] = field(default_factory=dict)
+    """Requests under way by launch."""
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What the gateways that are alive say, all together."""
+
+    live: tuple[Demand, ...] = ()
+
+    def loads(self, models: Iterable[str]) -> dict[str, Load]:
+        """The load of each of these models; empty where no gateway is alive."""
+        return {model: self._load(model) for model in models} if self.live else {}
+
+    def in_flight(self, launch_id: str) -> int:
+        """Requests that one launch has under way."""
+        return sum(one.launches.get(launch_id, 0) for one in self.live)
+
+    def _load(self, model: str) -> Load:
+        return Load(
+            in_flight=sum(one.in_flight.get(model, 0) for one in self.live),
+            idle_s=min(
+                (one.idle_s[model] for one in self.live if model in one.idle_s), default=None
+            ),
+            first_token_s=max(
+                (one.first_token_s[model] for one in self.live if model in one.first_token_s),
+                default=None,
+            ),
+            watched_s=min(one.watched_s for one in self.live),
+        )
 
 
 def write(layout: Layout, host: str, demand: Demand) -> None:
@@ -65,22 +97,11 @@ class DemandReader:
         self._layout, self._clock = layout, clock
         self._moved: dict[str, _Pulse] = {}
 
-    def loads(self, models: Mapping[str, object]) -> dict[str, Load]:
-        """The load of each of these models; empty where no gateway is alive."""
+    def read(self) -> Demands:
+        """What they say now."""
         now = self._clock()
-        live = [one for name in self._names() if (one := self._read(name, now)) is not None]
-        if not live:
-            return {}
-        return {
-            model: Load(
-                in_flight=sum(one.in_flight.get(model, 0) for one in live),
-                idle_s=min(
-                    (one.idle_s[model] for one in live if model in one.idle_s), default=None
-                ),
-                watched_s=min(one.watched_s for one in live),
-            )
-            for model in models
-        }
+        found = (self._read(name, now) for name in self._names())
+        return Demands(tuple(one for one in found if one is not None))
 
     def _names(self) -> list[str]:
         try:

@@ -39,15 +39,23 @@ def failed(history: History, cause: Cause, now_unix: float) -> History:
     )
 
 
+def forgiven(history: History) -> History:
+    """No failures any more."""
+    return replace(history, failures=0, cause_code="", cause="")
+
+
 def _measure(history: History, one: Replica) -> History:
-    if history.failures and one.serving_s >= STABLE_S:
-        history = replace(history, failures=0, cause_code="", cause="")
+    # One that served before the failure says nothing of how starts go now.
+    tried_since = one.submitted_unix >= history.failed_unix
+    if history.failures and tried_since and one.serving_s >= STABLE_S:
+        history = forgiven(history)
     if one.launch_id in history.measured or one.load_s is None:
         return history
     return replace(
         history,
         load_s=(*history.load_s, one.load_s)[-SAMPLES:],
         queue_s=(*history.queue_s, one.queue_s or 0.0)[-SAMPLES:],
+        start=one.start,
         measured=(*history.measured, one.launch_id)[-REMEMBERED:],
     )
 
@@ -63,7 +71,7 @@ def _count(history: History, one: Replica, now_unix: float) -> History:
     if cause is None or (history.failures and one.submitted_unix < history.failed_unix):
         return history
     if one.serving_s >= STABLE_S:
-        history = replace(history, failures=0)
+        history = forgiven(history)
     return failed(history, cause, now_unix)
 
 
@@ -85,9 +93,15 @@ def _charged(known: dict[str, float], one: Replica, now_unix: float) -> dict[str
     if not one.gpus or one.running_s <= 0:
         return known
     charged = dict(known)
-    for day, seconds in by_day(now_unix - one.running_s, now_unix).items():
+    for day, seconds in _run_by_day(one, now_unix).items():
         charged[day] = charged.get(day, 0.0) + seconds * one.gpus
     return dict(sorted(charged.items())[-DAYS:])
+
+
+def _run_by_day(one: Replica, now_unix: float) -> dict[str, float]:
+    """Seconds that it has run, by day."""
+    ended = now_unix - one.ended_s
+    return by_day(ended - one.running_s, ended)
 
 
 def gpu_seconds_today(history: History, replicas: Iterable[Replica], now_unix: float) -> float:
@@ -96,6 +110,5 @@ def gpu_seconds_today(history: History, replicas: Iterable[Replica], now_unix: f
     used = history.gpu_seconds.get(today, 0.0)
     for one in replicas:
         if one.gpus and one.launch_id not in history.counted:
-            span = by_day(now_unix - one.running_s, now_unix)
-            used += span.get(today, 0.0) * one.gpus
+            used += _run_by_day(one, now_unix).get(today, 0.0) * one.gpus
     return used

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from modeltainer.registry.records import Cause
+from modeltainer.registry.records import Cause, Clocks
 
 
 class Phase(str, Enum):
@@ -40,13 +40,21 @@ class Replica:
     queue_s: float | None = None
     load_s: float | None = None
     """From the job's start to ready."""
+    start: Clocks | None = None
+    """The parts of it."""
     serving_s: float = 0.0
     running_s: float = 0.0
-    """Since its job started; 0 while it waits."""
+    """Since its job started, to its end; 0 while it waits."""
+    ended_s: float = 0.0
+    """Since its end."""
     unsubmitted_s: float = 0.0
     """For how long it is known to have no job."""
     silent_s: float = 0.0
+    confirmed: bool = True
+    """Its agent's lease was seen to move: a reconciler that has just begun takes a dead agent's
+    last word for a living one's."""
     in_flight: int = 0
+    """Requests that gateways have there."""
     gpus: float = 0
     """Of all its nodes; a GPU that is shared counts by its part."""
     spare: bool = False

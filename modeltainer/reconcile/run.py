@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from modeltainer import service
 from modeltainer.apptainer.lock import shared_lock
@@ -24,7 +24,7 @@ from modeltainer.reconcile.learn import failed
 from modeltainer.reconcile.queue_estimates import QueueEstimates
 from modeltainer.reconcile.replica import Phase, Replica
 from modeltainer.reconcile.scale import Pressure
-from modeltainer.registry import deployments, launches, leftovers
+from modeltainer.registry import deployments, launches, leftovers, runs
 from modeltainer.registry.deployments import RECONCILER_LOCK, Deployment, History
 from modeltainer.registry.endpoints import EndpointReader, Sighting
 from modeltainer.registry.layout import Layout
@@ -47,6 +47,10 @@ OLD_S = 3600.0
 SPARE_AGAIN_S = 300.0
 """After a spare replica could not be submitted. It is no failure of the model's: the troubles of
 its partition must not hold up the safe ones."""
+SUBMITTING_S = 5.0
+"""So long one look may go on submitting; sbatch takes from 20 ms to seconds."""
+NAMES_EVERY_S = 10.0
+"""Between two questions for jobs by their names."""
 MUTE_S = 300.0
 """Prologs and imports from a slow file system take long; longer than this, nobody is there."""
 
@@ -139,7 +143,9 @@ class Reconciler:
         self._clock = clock
         self._endpoints = EndpointReader(layout, clock=clock)
         self._leftovers = leftovers.Leftovers(layout, clock)
-        self._tidy_at = float("-inf")
+        self._tidy_at = self._names_at = float("-inf")
+        self._names_known = False
+        """Whether Slurm answered when it was last asked for jobs by their names."""
         self._scheduler = scheduler or Scheduler(5.0, 30.0, clock)
         self._launches = launches.LaunchReader(layout)
         self._demand = DemandReader(layout, clock)
@@ -160,17 +166,21 @@ class Reconciler:
         view = self.look()
         if not view.declared and not view.replicas:
             return Plan()
-        models = sorted({*view.declared, *(one.model for one in view.replicas)})
+        demands = self._demand.read()
+        replicas = [
+            replace(one, in_flight=demands.in_flight(one.launch_id)) for one in view.replicas
+        ]
+        models = sorted({*view.declared, *(one.model for one in replicas)})
         histories = {model: deployments.read_history(self._layout, model) for model in models}
         plan = decide(
             view.declared,
-            view.replicas,
+            replicas,
             histories,
             now_unix=time.time(),
             now=self._clock(),
-            loads=self._demand.loads(view.declared),
+            loads=demands.loads(view.declared),
             pressures=self._pressures,
-            queue_estimates=self._queue.look(view.replicas, view.specs),
+            queue_estimates=self._queue.look(replicas, view.specs),
             no_spares={model for model, at in self._no_spare_until.items() if self._clock() < at},
         )
         self._pressures = plan.pressures
@@ -240,14 +250,20 @@ class Reconciler:
         lost = [one for one in found if one.submission is None]
         if not lost:
             return found
-        jobs = self._jobs_by_name()
+        if self._clock() < self._names_at:
+            return found
+        executor = self._executor()
+        jobs = {} if executor == "local" else _jobs_by_name()
+        self._names_at = self._clock() + NAMES_EVERY_S
+        self._names_known = jobs is not None
         if jobs is None:  # not asked, not missing
             for one in lost:
                 self._first_seen.pop(one.spec.launch_id, None)
         adopted: dict[str, Submission] = {}
         for one in lost:
             sighting = seen.get(one.spec.launch_id)
-            submission = _submission(one.spec, jobs, sighting.endpoint if sighting else None)
+            endpoint = sighting.endpoint if sighting else None
+            submission = _submission(one.spec, jobs, endpoint, executor)
             if submission is not None:
                 launches.record_submission(self._layout, submission)
                 adopted[one.spec.launch_id] = submission
@@ -257,17 +273,14 @@ class Reconciler:
             for one in found
         ]
 
-    def _jobs_by_name(self) -> dict[str, JobStatus] | None:
+    def _executor(self) -> Literal["slurm", "local"]:
+        from modeltainer.config.problems import ConfigError
         from modeltainer.hpc.cluster import detect
-        from modeltainer.hpc.commands import SlurmError
-        from modeltainer.hpc.queue import poll_jobs
 
-        if detect() == "local":
-            return {}
         try:
-            return {job.name: job for job in poll_jobs().values()}
-        except SlurmError:
-            return None
+            return service.executor_of(self._load_config())
+        except (ConfigError, OSError):
+            return detect()
 
     def _replica(
         self,
@@ -288,15 +301,37 @@ class Reconciler:
             # Its job runs, but its agent never spoke: the node may hang.
             mute_s = now - self._first_seen.setdefault(spec.launch_id, now)
             if mute_s < MUTE_S:
-                return _replica(one, row, endpoint, phase, asked=asked, phase_s=0.0)
+                return _replica(one, row, None, phase, asked=asked)
             phase = Phase.SILENT
         if phase in (Phase.UNSUBMITTED, Phase.SILENT):
             since = self._first_seen.setdefault(spec.launch_id, now)
         else:
             self._first_seen.pop(spec.launch_id, None)
-        if phase is Phase.UNSUBMITTED and self._is_old(spec.launch_id):
+        if phase is Phase.UNSUBMITTED and self._names_known and self._is_old(spec.launch_id):
             since = float("-inf")
-        return _replica(one, row, endpoint, phase, asked=asked, phase_s=now - since)
+        ended_s = 0.0
+        if phase is Phase.ENDED and endpoint is not None:
+            ended_s = self._ended_s(endpoint)
+        return _replica(
+            one,
+            row,
+            endpoint,
+            phase,
+            asked=asked,
+            phase_s=now - since,
+            confirmed=sighting is None or sighting.confirmed,
+            ended_s=ended_s,
+        )
+
+    def _ended_s(self, endpoint: Endpoint) -> float:
+        """How long ago a launch has ended; of an agent that was killed outright, about so long."""
+        now = time.time()
+        ended = endpoint.ended_unix or runs.last_seen_unix(
+            self._layout, endpoint.job_id, endpoint.launch_id
+        )
+        if ended is None:
+            ended = min(now, endpoint.ends_unix or now)
+        return max(0.0, now - ended)
 
     def _is_old(self, launch_id: str) -> bool:
         """For reconcilers that look once: by far older than any difference between clocks."""
@@ -352,14 +387,19 @@ class Reconciler:
     ) -> None:
         planner: service.Planner | None = None
         hopeless: set[str] = set()
+        began = time.monotonic()
         for one in wanted:
+            if time.monotonic() - began > SUBMITTING_S:
+                return  # the rest at the next look: other replicas must not wait for all of them
             if one.model in hopeless:
                 continue
             try:
                 # Asked as late as can be: mt-submit stop may have come in between.
                 deployment = deployments.read(self._layout, one.model)
-                if deployment is None or not self._ours():
+                if not self._ours():
                     return
+                if deployment is None:
+                    continue
                 config = self._load_config()
                 planner = planner or service.Planner(config)
                 spec = _spec(planner, config, deployment, one)
@@ -401,27 +441,40 @@ def _submit_elsewhere(spec: LaunchSpec, config: Config, nodes: Sequence[str]) ->
     service.submit_unseen([spec], config=config)
 
 
+def _jobs_by_name() -> dict[str, JobStatus] | None:
+    from modeltainer.hpc.commands import SlurmError
+    from modeltainer.hpc.queue import poll_jobs
+
+    try:
+        return {job.name: job for job in poll_jobs().values()}
+    except SlurmError:
+        return None
+
+
 def _submission(
-    spec: LaunchSpec, jobs: Mapping[str, JobStatus] | None, endpoint: Endpoint | None
+    spec: LaunchSpec,
+    jobs: Mapping[str, JobStatus] | None,
+    endpoint: Endpoint | None,
+    executor: Literal["slurm", "local"],
 ) -> Submission | None:
     """The job behind a launch without one, by the job's name or by its agent's word."""
     from modeltainer.hpc.options import job_name
 
     job = (jobs or {}).get(job_name(spec.launch_id))
+    ticks = None
     if job is not None:
-        executor, job_id, ticks = "slurm", job.job_id, None
-        submitted = job.submit_unix or time.time()
+        job_id, submitted = job.job_id, job.submit_unix or time.time()
     elif endpoint is not None:
-        ticks = start_ticks(int(endpoint.job_id)) if endpoint.job_id.isdigit() else None
-        executor, job_id = ("local" if jobs == {} else "slurm"), endpoint.job_id
-        submitted = endpoint.started_unix
+        job_id, submitted = endpoint.job_id, endpoint.started_unix
+        if executor == "local" and job_id.isdigit():
+            ticks = start_ticks(int(job_id))
     else:
         return None
     return Submission(
         launch_id=spec.launch_id,
         model=spec.model,
         replica=spec.replica,
-        executor="local" if executor == "local" else "slurm",
+        executor=executor,
         job_id=job_id,
         submitted_unix=submitted,
         partition=spec.placement.partition if spec.placement else None,
@@ -447,6 +500,11 @@ def _phase(row: Row, *, submitted: bool, silent: bool, asked: bool) -> Phase:
     return Phase.STARTING if row.state in _STARTING else Phase.QUEUED
 
 
+def reserved_s(spec: LaunchSpec) -> float:
+    """Of a launch's walltime, what its agent keeps for the end."""
+    return spec.drain_s + WALLTIME_RESERVE_S
+
+
 def _replica(
     one: launches.Launch,
     row: Row,
@@ -454,16 +512,24 @@ def _replica(
     phase: Phase,
     *,
     asked: bool,
-    phase_s: float,
+    phase_s: float = 0.0,
+    confirmed: bool = True,
+    ended_s: float = 0.0,
 ) -> Replica:
     spec = one.spec
-    reserve_s = spec.drain_s + WALLTIME_RESERVE_S
+    reserve_s = reserved_s(spec)
     left = row.time_left_s
-    walltime_s = spec.placement.walltime_s if spec.placement else None
+    walltime_s: float | None = spec.placement.walltime_s if spec.placement else None
+    if endpoint is not None and endpoint.ends_unix is not None:
+        walltime_s = endpoint.ends_unix - endpoint.started_unix  # Slurm may have shortened it
     load_s = None
     if row.loading_s is not None and endpoint is not None and endpoint.ready_unix is not None:
         load_s = max(row.loading_s, endpoint.ready_unix - endpoint.started_unix)
     started = endpoint.started_unix if endpoint is not None else None
+    now = time.time()
+    serving_s = row.serving_s or 0.0
+    if endpoint is not None and endpoint.ended_unix is None:
+        serving_s = max(0.0, serving_s - ended_s)  # the row's goes on until now
     return Replica(
         launch_id=spec.launch_id,
         model=spec.model,
@@ -474,10 +540,13 @@ def _replica(
         lifetime_s=None if walltime_s is None else max(1.0, walltime_s - reserve_s),
         queue_s=row.queue_s,
         load_s=load_s,
-        serving_s=row.serving_s or 0.0,
-        running_s=max(0.0, time.time() - started) if started is not None else 0.0,
+        start=endpoint.clocks if endpoint is not None else None,
+        serving_s=serving_s,
+        running_s=max(0.0, now - ended_s - started) if started is not None else 0.0,
+        ended_s=ended_s,
         unsubmitted_s=phase_s if phase is Phase.UNSUBMITTED else 0.0,
         silent_s=phase_s if phase is Phase.SILENT else 0.0,
+        confirmed=confirmed,
         gpus=spec.gpu_count,
         spare=spec.spare,
         submitted_unix=one.submission.submitted_unix if one.submission else 0.0,
@@ -506,10 +575,19 @@ def reconcile(
     while not over.is_set():
         with lease(layout, cancelled=over.is_set, on_wait=waits) as ours:
             say("reconciling")
-            reconciler = Reconciler(layout, load_config, ours=ours, say=say)
-            while ours() and not over.is_set():
-                try:
-                    reconciler.step()
-                except Exception as error:  # one bad look must not end the service
-                    say(f"this look failed: {type(error).__name__}: {error}")
-                over.wait(STEP_S)
+            keep_looking(Reconciler(layout, load_config, ours=ours, say=say), ours, over, say)
+
+
+def keep_looking(
+    reconciler: Reconciler,
+    ours: Callable[[], bool],
+    over: threading.Event,
+    say: Callable[[str], None],
+) -> None:
+    """Look again and again, until it is over or the lease is another's."""
+    while ours() and not over.is_set():
+        try:
+            reconciler.step()
+        except Exception as error:  # one bad look must not end the service
+            say(f"this look failed: {type(error).__name__}: {error}")
+        over.wait(STEP_S)

@@ -12,7 +12,7 @@ UP_S = 20.0
 DOWN_S = 300.0
 """One replica fewer would carry it with room to spare, for so long: one down."""
 ROOM = 0.7
-"""Of its target, what a replica may carry for another to be let go."""
+"""Of its targets, what a replica may carry, and clients may wait, for another to be let go."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Load:
     """Requests under way, those that wait for a first replica among them."""
     idle_s: float | None = None
     """Since the last request ended or came; None: none since the gateway runs."""
+    first_token_s: float | None = None
+    """How long streams wait for their first token; None: there were none of late."""
     watched_s: float = 0.0
     """For how long the gateway has been counting."""
 
@@ -41,6 +43,8 @@ def scale(
     load: Load | None,
     pressure: Pressure,
     now: float,
+    *,
+    ready: int,
 ) -> tuple[int, Pressure]:
     """The number of replicas to have, and what to remember for the next look.
 
@@ -48,6 +52,7 @@ def scale(
         wanted: what the last look found right.
         load: None when no gateway says; then nothing is changed within the declared bounds.
         now: monotonic seconds.
+        ready: replicas that serve.
     """
     low, high = deployment.minimum, max(deployment.minimum, deployment.maximum)
     wanted = min(max(wanted, low), high)
@@ -60,17 +65,29 @@ def scale(
         if load.idle_s is None:
             return wanted, Pressure()
     wanted = max(wanted, 1)
-    above = load.in_flight > wanted * deployment.target_in_flight
-    below = load.in_flight <= (wanted - 1) * deployment.target_in_flight * ROOM
+    crowded = load.in_flight > wanted * deployment.target_in_flight
+    slow = _is_slow(deployment, load, ready, wanted)
+    above = crowded or slow
+    below = (
+        load.in_flight <= (wanted - 1) * deployment.target_in_flight * ROOM
+        and (load.first_token_s or 0.0) <= deployment.target_first_token_s * ROOM
+    )
     pressure = Pressure(
         _since(above, pressure.above_since, now), _since(below, pressure.below_since, now)
     )
     if pressure.above_since is not None and now - pressure.above_since >= UP_S:
-        needed = math.ceil(load.in_flight / deployment.target_in_flight)
+        needed = math.ceil(load.in_flight / deployment.target_in_flight) if crowded else wanted + 1
         return min(max(wanted, needed), high), replace(pressure, above_since=now)
     if pressure.below_since is not None and now - pressure.below_since >= DOWN_S:
         return max(wanted - 1, low, 1), replace(pressure, below_since=now)
     return wanted, pressure
+
+
+def _is_slow(deployment: Deployment, load: Load, ready: int, wanted: int) -> bool:
+    """First tokens come late, and one more replica may help: what was wanted before is there, and
+    no request has a replica to itself (that one's wait is its own prompt's)."""
+    late = (load.first_token_s or 0.0) > deployment.target_first_token_s
+    return late and wanted <= ready < load.in_flight
 
 
 def _since(true: bool, known: float | None, now: float) -> float | None:

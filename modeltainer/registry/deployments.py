@@ -20,7 +20,7 @@ import msgspec
 
 from modeltainer.registry.atomic import read_bounded, write_whole
 from modeltainer.registry.layout import Layout
-from modeltainer.registry.records import MAX_RECORD_BYTES
+from modeltainer.registry.records import MAX_RECORD_BYTES, Clocks
 
 DEPLOYMENT_SCHEMA = 1
 RECONCILER_LOCK = "reconciler.lock"
@@ -48,6 +48,8 @@ class Deployment:
     """With a minimum of 0: without a request for so long, the last replica is let go."""
     target_in_flight: int = 8
     """Requests at once that one replica is meant to carry."""
+    target_first_token_s: float = 10.0
+    """Longest that streams (the 90th percentile) should wait for their first token."""
     gpu_hours_per_day: float | None = None
     """Beyond this nothing of it runs until the next day (UTC)."""
     created_unix: float = 0.0
@@ -64,6 +66,8 @@ class History:
     """The latest starts, from the job's start to ready."""
     queue_s: tuple[float, ...] = ()
     """The latest waits in the queue."""
+    start: Clocks | None = None
+    """The parts of the latest start."""
     failures: int = 0
     """Failed attempts in a row."""
     cause_code: str = ""

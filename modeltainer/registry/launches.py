@@ -39,6 +39,11 @@ class Launch:
     submission: Submission | None
 
 
+NONCE = "~nonce-"
+"""What a launch's second name begins with. llama.cpp signs its answers with the first of its names
+in the order of their bytes."""
+
+
 def new_secret(env: dict[str, str] | None = None, *, tls: bool = False) -> LaunchSecret:
     """Fresh credentials: 256 random bits of key, 128 of nonce; with a certificate for TLS.
 
@@ -48,8 +53,7 @@ def new_secret(env: dict[str, str] | None = None, *, tls: bool = False) -> Launc
     made = new_certificate("modeltainer engine") if tls else None
     return LaunchSecret(
         key=f"mte-{secrets.token_urlsafe(32)}",
-        # llama.cpp signs its answers with the first of its names in the order of their bytes.
-        nonce=f"~nonce-{secrets.token_hex(16)}",
+        nonce=f"{NONCE}{secrets.token_hex(16)}",
         env=env or {},
         certificate=made.certificate if made else None,
         private_key=made.private_key if made else None,

@@ -44,6 +44,11 @@ class Layout:
         return self.gateway / "keys"
 
     @property
+    def starting(self) -> Path:
+        """Marks of models that requests have had started of late."""
+        return self.gateway / "starting"
+
+    @property
     def files(self) -> Path:
         """What clients have uploaded, and what batches have written for them."""
         return self.gateway / "files"

@@ -105,6 +105,8 @@ class Endpoint:
     ready_unix: float | None = None
     ends_unix: float | None = None
     """When Slurm will end the job (None: no limit known)."""
+    ended_unix: float | None = None
+    """When it ended, where its agent could still say so."""
     clocks: Clocks = field(default_factory=Clocks)
     cause: Cause | None = None
     agent_pid: int = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from modeltainer.registry.atomic import read_bounded, write_whole
 from modeltainer.registry.days import by_day as seconds_by_day
@@ -43,13 +44,23 @@ def read(layout: Layout, since_unix: float = 0.0) -> list[RunRecord]:
         return []
     found = []
     for name in names:
-        try:
-            record = decode(read_bounded(layout.runs / name, MAX_RECORD_BYTES)[0], RunRecord)
-        except (OSError, BadRecordError):
-            continue
-        if record.seen_unix >= since_unix:
+        record = _read(layout.runs / name)
+        if record is not None and record.seen_unix >= since_unix:
             found.append(record)
     return found
+
+
+def last_seen_unix(layout: Layout, job_id: str, launch_id: str) -> float | None:
+    """When a job's agent last wrote its file, by the controller's clock; None without a file."""
+    record = _read(layout.run(job_id, launch_id))
+    return None if record is None else record.seen_unix
+
+
+def _read(file: Path) -> RunRecord | None:
+    try:
+        return decode(read_bounded(file, MAX_RECORD_BYTES)[0], RunRecord)
+    except (OSError, BadRecordError):
+        return None
 
 
 @dataclass

@@ -159,7 +159,7 @@ def cheatsheet() -> str:
         "",
         'Source of the profiles: NVIDIA MIG User Guide, "Supported MIG Profiles". One GPU was '
         "there to compare with, an H200 ([what it showed](gpu.md)); else weights and KV caches are "
-        "checked against published figures and against llama.cpp's own report on a CPU.",
+        "checked against published figures and against what llama.cpp and vLLM report on a CPU.",
     ]
     return "\n".join(lines) + "\n"
 

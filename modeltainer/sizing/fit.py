@@ -21,6 +21,7 @@ from modeltainer.sizing.memory import (
     Estimate,
     estimate,
     vllm_batched_tokens,
+    vllm_max_sequences,
 )
 from modeltainer.weights.shape import ModelShape
 
@@ -204,6 +205,7 @@ def _with(shape: ModelShape, device: Device, wish: Wish, gpus: int) -> Fit:
             if device.is_slice
             else vllm_batched_tokens(device.name, _whole_mib(device))
         ),
+        max_sequences=_max_sequences(device),
     )
     share = _utilization(device) if wish.engine == "vllm" else device.share
     room = _whole_mib(device) * share
@@ -294,6 +296,13 @@ def largest_context(shape: ModelShape, device: Device, wish: Wish) -> int:
     return low * 1024
 
 
+def _max_sequences(device: Device) -> int:
+    """What vLLM would take by itself, but for slices, where it would go by the parent's memory."""
+    if device.is_slice:
+        return VLLM_MAX_SEQUENCES
+    return vllm_max_sequences(device.name, _whole_mib(device))
+
+
 def engine_flags(
     shape: ModelShape, device: Device, wish: Wish, tensor: int, pipeline: int
 ) -> tuple[str, ...]:
@@ -309,7 +318,7 @@ def engine_flags(
     flags = [
         *("--max-model-len", str(wish.context)),
         # More than fit at full context: shorter ones share the cache's pages.
-        *("--max-num-seqs", str(max(wish.concurrency, VLLM_MAX_SEQUENCES))),
+        *("--max-num-seqs", str(max(wish.concurrency, _max_sequences(device)))),
         *("--gpu-memory-utilization", f"{_utilization(device):.{2 if device.share == 1 else 3}f}"),
     ]
     if device.is_slice:

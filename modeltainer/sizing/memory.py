@@ -14,6 +14,7 @@ llama-server and vLLM report). The rest is an estimate on the safe side, from:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +31,14 @@ VLLM_BATCHED_TOKENS = 2048
 VLLM_BATCHED_TOKENS_LARGE = 8192
 """The same on a GPU of 70 GiB or more that is no A100 (vllm/engine/arg_utils.py,
 get_batch_defaults, as of 0.22.1)."""
+VLLM_BATCHED_TOKENS_LARGEST = 16384
+"""The same on a GPU of 160 GiB or more (there, as of 0.32)."""
 VLLM_MAX_SEQUENCES = 256
+VLLM_MAX_SEQUENCES_LARGE = 1024
+"""The same on a GPU of 70 GiB or more that is no A100 (there, as of 0.32)."""
+VLLM_BLOCK_TOKENS = 16
+"""Tokens of a block of vLLM's KV cache on a GPU (vllm/config/cache.py, DEFAULT_BLOCK_SIZE; a few
+attention backends take more). On a CPU it is 128, and 16 with MLA (vllm/platforms/cpu.py)."""
 LLAMACPP_UBATCH = 512
 LLAMACPP_PADDING = 256
 """Cells of llama.cpp's window cache are a multiple of this (llama_kv_cache_iswa)."""
@@ -68,8 +76,16 @@ def kv_bytes_per_token(shape: ModelShape, *, element_bytes: float = 2) -> int:
 
 def vllm_batched_tokens(name: str, memory_mib: int) -> int:
     """vLLM's own ``max_num_batched_tokens`` on a whole GPU of this name and memory."""
+    if memory_mib >= 160 * 1024:
+        return VLLM_BATCHED_TOKENS_LARGEST
     large = memory_mib >= 70 * 1024 and "a100" not in name.lower()
     return VLLM_BATCHED_TOKENS_LARGE if large else VLLM_BATCHED_TOKENS
+
+
+def vllm_max_sequences(name: str, memory_mib: int) -> int:
+    """vLLM's own ``max_num_seqs`` on a whole GPU of this name and memory."""
+    large = vllm_batched_tokens(name, memory_mib) > VLLM_BATCHED_TOKENS
+    return VLLM_MAX_SEQUENCES_LARGE if large else VLLM_MAX_SEQUENCES
 
 
 def sequence_bytes(
@@ -78,22 +94,38 @@ def sequence_bytes(
     engine: EngineName,
     *,
     element_bytes: float = 2,
-    batched_tokens: int = VLLM_BATCHED_TOKENS,
+    tensor: int = 1,
+    in_flight_tokens: int = 2 * VLLM_BATCHED_TOKENS,
+    block_tokens: int = VLLM_BLOCK_TOKENS,
 ) -> int:
-    """KV cache and state of one sequence of ``context`` tokens, all GPUs together.
+    """KV cache and states of one sequence of ``context`` tokens on each of ``tensor`` GPUs.
 
-    A layer with a sliding window keeps the window and the batch in work: vLLM ``window - 1 +
-    max_num_batched_tokens`` (SlidingWindowSpec), llama.cpp ``window + n_ubatch``, padded.
+    A layer with a sliding window keeps the window and the batches in work: vLLM ``window - 1 +
+    in_flight_tokens`` (SlidingWindowSpec), llama.cpp ``window + n_ubatch``, padded.
+
+    Args:
+        in_flight_tokens: of vLLM's batches that are in work at the same time.
+        block_tokens: vLLM's; a sequence takes whole blocks.
     """
-    total = shape.state_bytes
-    for group in shape.cache:
-        total += int(
-            group.count
-            * group.values_per_token
-            * _kept(group, context, engine, batched_tokens)
-            * element_bytes
-        )
-    return total
+    counts = [group.count for group in shape.cache]
+    token_bytes = [
+        group.values_per_token
+        * element_bytes
+        * (1 if group.shared else max(1 / tensor, 1 / shape.kv_heads))
+        for group in shape.cache
+    ]
+    states = shape.state_bytes / tensor
+    if engine == "vllm":
+        *counts, recurrent = _filled_up([*counts, shape.recurrent])
+        if recurrent and token_bytes:
+            # A state takes as much as a block of attention, which grows until it is as large
+            # (vllm/platforms/interface.py), and the last one is kept to begin the next prefix with
+            # (MambaSpec, mamba_cache_mode "align", which comes with prefix caching).
+            state = states / shape.recurrent
+            block_tokens *= math.ceil(state / (token_bytes[0] * block_tokens))
+            states = 2 * recurrent * token_bytes[0] * block_tokens
+    kept = (_kept(one, context, engine, in_flight_tokens, block_tokens) for one in shape.cache)
+    return int(states + sum(a * b * c for a, b, c in zip(counts, token_bytes, kept, strict=True)))
 
 
 def estimate(
@@ -107,6 +139,7 @@ def estimate(
     element_bytes: float = 2,
     gpu: bool = True,
     batched_tokens: int = VLLM_BATCHED_TOKENS,
+    max_sequences: int = VLLM_MAX_SEQUENCES,
 ) -> Estimate:
     """Memory per GPU.
 
@@ -119,47 +152,68 @@ def estimate(
         element_bytes: of the KV cache; 1 for fp8 (or q8_0, nearly).
         gpu: False leaves the CUDA context and graphs out.
         batched_tokens: vLLM's ``max_num_batched_tokens``.
+        max_sequences: vLLM's ``max_num_seqs``.
     """
-    one = sum(
-        int(
-            group.count
-            * group.values_per_token
-            * _kept(group, context, engine, batched_tokens)
-            * element_bytes
-            * (1 if group.shared else max(1 / tensor, 1 / shape.kv_heads))
-        )
-        for group in shape.cache
+    # A pipeline has a batch in each of its stages, and asynchronous scheduling, which GPUs have,
+    # one more (vllm/config/vllm.py, max_concurrent_batches, 0.32).
+    in_flight = batched_tokens * (pipeline + 1 if gpu else pipeline)
+    one = sequence_bytes(
+        shape,
+        context,
+        engine,
+        element_bytes=element_bytes,
+        tensor=tensor,
+        in_flight_tokens=in_flight,
     )
-    per_sequence = (one + shape.state_bytes / tensor) / pipeline / MIB
+    per_sequence = one / pipeline / MIB
     overhead = (CUDA_CONTEXT_MIB if gpu else 0) + (NCCL_MIB if tensor * pipeline > 1 else 0)
     if engine == "vllm" and gpu:
         overhead += CUDA_GRAPHS_MIB
     return Estimate(
         weights_mib=shape.weights_bytes / tensor / pipeline / MIB,
         kv_mib=per_sequence * concurrency,
-        activations_mib=_activations_mib(shape, engine, tensor, concurrency, batched_tokens),
+        activations_mib=_activations_mib(
+            shape, engine, tensor, max(max_sequences, concurrency), batched_tokens
+        ),
         overhead_mib=overhead,
         per_sequence_mib=per_sequence,
         kv_bytes_per_token=kv_bytes_per_token(shape, element_bytes=element_bytes),
     )
 
 
-def _kept(group: CacheLayers, context: int, engine: EngineName, batched_tokens: int) -> int:
+def _filled_up(counts: list[int]) -> list[int]:
+    """Layers of each kind as vLLM's cache counts them: its pages hold the same number of either
+    kind, so Gemma 3's 10 and 52 are taken for 10 and 60 (``_get_kv_cache_groups_uniform_page_size``
+    in vllm/v1/core/kv_cache_utils.py)."""
+    some = [count for count in counts if count]
+    fewest, most = min(some, default=1), max(some, default=1)
+    page = most if most < fewest * 1.5 else fewest
+    return [-(-count // page) * page for count in counts]
+
+
+def _kept(
+    group: CacheLayers, context: int, engine: EngineName, in_flight_tokens: int, block_tokens: int
+) -> int:
+    """Tokens of one sequence that a layer has room for."""
+    if engine == "llamacpp":
+        if group.window is None:
+            return context
+        cells = group.window + LLAMACPP_UBATCH
+        return min(context, -(-cells // LLAMACPP_PADDING) * LLAMACPP_PADDING)
     if group.window is None:
-        return context
-    if engine == "vllm":
-        return min(context, group.window - 1 + batched_tokens)
-    cells = group.window + LLAMACPP_UBATCH
-    return min(context, -(-cells // LLAMACPP_PADDING) * LLAMACPP_PADDING)
+        return -(-context // block_tokens) * block_tokens
+    tokens = min(context, group.window - 1 + in_flight_tokens)
+    # One block more, since the window may begin within one (SlidingWindowSpec).
+    return (-(-tokens // block_tokens) + 1) * block_tokens
 
 
 def _activations_mib(
-    shape: ModelShape, engine: EngineName, tensor: int, concurrency: int, batched_tokens: int
+    shape: ModelShape, engine: EngineName, tensor: int, sequences: int, batched_tokens: int
 ) -> float:
     if engine == "llamacpp":
         rows = LLAMACPP_UBATCH * (shape.vocabulary + 2 * shape.intermediate + 4 * shape.hidden)
         return rows * 4 / MIB
     layer = batched_tokens * (4 * shape.hidden + 3 * shape.intermediate / tensor) * 2
     # The sampler works on float32 logits and a sorted copy.
-    sampled = max(VLLM_MAX_SEQUENCES, concurrency) * shape.vocabulary * 4 * 2
+    sampled = sequences * shape.vocabulary * 4 * 2
     return (layer + sampled) / MIB

@@ -132,6 +132,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
         quantization=quantization.name if quantization else None,
         experts=_number(text, "n_routed_experts", "num_local_experts", "num_experts"),
         mla=bool(latent),
+        recurrent=recurrent,
         state_bytes=recurrent * _state_bytes(text, hidden),
     )
 

@@ -104,6 +104,7 @@ def shape_of(header: GgufHeader, *, weights_bytes: int, parameters: int | None) 
         quantization="gguf",
         experts=number("expert_count"),
         mla=bool(latent),
+        recurrent=recurrent,
         state_bytes=recurrent * _state_bytes(number),
     )
 

@@ -42,6 +42,8 @@ class ModelShape:
     quantization: str | None = None
     experts: int = 0
     mla: bool = False
+    recurrent: int = 0
+    """Layers that have a state instead of a cache."""
     state_bytes: int = 0
     """Fixed state per sequence of recurrent (Mamba, linear attention) layers."""
 

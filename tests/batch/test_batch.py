@@ -250,6 +250,7 @@ def test_forms_of_a_row(tmp_path: Path) -> None:
         ("", "no rows"),
         ("{", "1: not JSON"),
         ('{"prompt": "a"}\n[1]', "line 2"),
+        ('{"prompt": "a", "temperature": NaN}', "line 1: not JSON: NaN is no JSON number"),
         ('{"text": "a"}', "needs body, messages, prompt or input"),
         ('{"prompt": "a", "model": 3}', "names no model"),
         ('{"prompt": "a", "stream": true}', "not streamed"),

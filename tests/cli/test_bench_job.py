@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
@@ -35,3 +37,16 @@ def test_direct_and_a_url_exclude_each_other() -> None:
     done = CliRunner().invoke(cli, ["bench", "tiny", "--direct", "--url", "http://x"])
     assert done.exit_code == 2
     assert "leave --url out" in done.output
+
+
+@pytest.mark.parametrize("way", ["--direct", "--on-cluster"])
+def test_the_gateway_of_the_environment_is_another_way(way: str, tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_text(f"site: {{registry: {tmp_path}/r}}\nmodels: {{}}\n")
+    done = CliRunner().invoke(
+        cli,
+        ["--config", str(tmp_path / "models.yaml"), "bench", "tiny", way],
+        env={"MODELTAINER_URL": "http://127.0.0.1:1", "MODELTAINER_KEY": "mt-secret"},
+    )
+    assert done.exit_code == 9, done.output
+    assert "tiny" in done.output
+    assert "leave" not in done.output

@@ -68,9 +68,10 @@ def test_known_models_that_are_not_up_and_unknown_ones(shell: Shell) -> None:
     shell.run("gateway", "start")
     down = shell.run("chat", "tiny", "Hello")
     assert down.exit_code == 1
-    assert "mt-submit up tiny" in down.stderr
+    assert "mt-submit up tiny [model_not_ready]\n" in down.stderr
     unknown = shell.run("chat", "nothing", "Hello")
     assert unknown.exit_code == 9
+    assert " [model_not_found]\n" in unknown.stderr
 
 
 def test_a_gateway_that_cannot_start_says_why(shell: Shell) -> None:
@@ -164,8 +165,10 @@ def test_contents_of_a_stream() -> None:
 
 
 def test_an_error_in_a_stream_is_an_error() -> None:
-    with pytest.raises(Failure, match="engine died"):
-        list(contents(frames({"error": {"message": "engine died"}})))
+    error = {"message": "engine died", "code": "upstream_died"}
+    with pytest.raises(Failure, match="engine died") as caught:
+        list(contents(frames({"error": error})))
+    assert caught.value.code == "upstream_died"
 
 
 def test_a_stream_without_its_end_is_an_error() -> None:

@@ -14,7 +14,7 @@ from modeltainer.cli.clocks import clock_time, progress_line
 from modeltainer.cli.listing import device, listing
 from modeltainer.cli.logs import last_lines
 from modeltainer.cli.text import span, table
-from modeltainer.registry.records import Cause, State
+from modeltainer.registry.records import Cause, Clocks, State
 from modeltainer.view import Row
 
 NOON = time.mktime((2026, 11, 24, 12, 0, 0, 0, 0, -1))
@@ -72,6 +72,17 @@ def test_each_phase_has_its_own_clock(row: Row, in_state_s: float, line: str) ->
     assert progress_line(row, in_state_s, NOON) == line
 
 
+def test_what_a_start_took_last_time_is_said() -> None:
+    last = Clocks(pulling_s=2.0, staging_s=10.0, loading_s=42.0, weights_s=30.0, warm_up_s=12.2)
+    assert progress_line(LOADED, 8.2, NOON, last).endswith(
+        "loading 8 s (last time 42 s: weights 30 s, warm-up 12 s)"
+    )
+    pulling = replace(LOADED, state=State.PULLING)
+    assert progress_line(pulling, 7, NOON, last).endswith("pulling 7 s (last time 12 s)")
+    assert progress_line(QUEUED, 7, NOON, last) == progress_line(QUEUED, 7, NOON)
+    assert progress_line(LOADED, 7, NOON, Clocks()) == progress_line(LOADED, 7, NOON)
+
+
 def test_an_estimate_on_another_day_says_which() -> None:
     assert clock_time(NOON + 60, NOON) == "12:01"
     assert clock_time(NOON + 86400, NOON) == "Wed 12:00"
@@ -122,7 +133,7 @@ def test_the_listing_says_why_one_waits_and_why_one_failed() -> None:
     assert "queued" in lines[1]
     assert "failed" in lines[2]
     assert lines[3] == "qwen-r0-abc234: Resources; estimated start 14:02"
-    assert lines[4] == "qwen-r0-abc234: no memory (ask for more)"
+    assert lines[4] == "qwen-r0-abc234: no memory [out-of-memory] (ask for more)"
 
 
 def test_an_empty_listing_says_what_to_do() -> None:

@@ -26,8 +26,9 @@ def test_dry_run_plans_and_writes_nothing(shell: Shell) -> None:
 
 def test_options_override_the_file(shell: Shell) -> None:
     options = ["--time", "90m", "--cpus", "3", "--mem", "2GiB", "--gpus", "1", "--mig", "1g.10gb"]
-    [spec] = shell.json("up", "tiny", "--dry-run", *options)
+    [spec] = shell.json("up", "tiny", "--dry-run", *options, "--time-min", "30m")
     wanted = spec["resources"]
+    assert wanted["time_min_s"] == 1800
     assert (wanted["walltime_s"], wanted["cpus"], wanted["memory_mib"]) == (5400, 3, 2048)
     assert (wanted["gpus"], wanted["mig"]) == (1, "1g.10gb")
 
@@ -60,7 +61,8 @@ def test_mig_without_a_profile_does_not_swallow_the_model(shell: Shell) -> None:
 )
 def test_mig_option(given: str | None, no_mig: bool, mig: object, swallowed: list[str]) -> None:
     names = "nodes gpus gpu_type gpu_memory cpus mem time partition account qos nodelist runtime"
-    options = {**dict.fromkeys([*names.split(), "shared"]), "mig": given, "no_mig": no_mig}
+    more = ["shared", "time_min"]
+    options = {**dict.fromkeys([*names.split(), *more]), "mig": given, "no_mig": no_mig}
     overrides, taken = take_overrides(options)
     assert (overrides.mig, taken) == (mig, swallowed)
     assert options == {}
@@ -91,6 +93,7 @@ def test_wrong_usage(shell: Shell, arguments: list[str]) -> None:
 def test_unknown_model_names_the_nearest(shell: Shell) -> None:
     result = shell.run("up", "tinny")
     assert result.exit_code == 9
+    assert "in the configuration [no-such-model]\n" in result.stderr
     assert "did you mean 'tiny'?" in result.stderr
     assert not shell.layout.root.exists()
 
@@ -113,6 +116,7 @@ def test_registry_that_cannot_be_written(shell: Shell) -> None:
     result = shell.run("up", "tiny")
     assert result.exit_code == 1
     assert str(shell.layout.root) in result.stderr
+    assert " [registry-unwritable]\n" in result.stderr
     assert "hint:" in result.stderr
 
 
@@ -129,7 +133,7 @@ def test_tls_without_its_package(make_shell: MakeShell, monkeypatch: pytest.Monk
     shell = make_shell(MODELS.replace("site:\n", "site:\n  engine_tls: true\n", 1))
     result = shell.run("up", "sleeps")
     assert result.exit_code == 1
-    assert "hint: pip install 'modeltainer[tls]'" in result.stderr
+    assert " [no-tls]\nhint: pip install 'modeltainer[tls]'" in result.stderr
     assert shell.left_behind() == []
 
 
@@ -163,13 +167,13 @@ def test_json_of_up_is_on_standard_output_alone(shell: Shell) -> None:
 def test_failed_launch_says_why(shell: Shell) -> None:
     result = shell.run("up", "dies", "--wait")
     assert result.exit_code == 6
-    assert "memory is too small" in result.stderr
+    assert "memory is too small for the model [out-of-memory]\n" in result.stderr
     assert "hint:" in result.stderr
     assert "the log's last lines:" in result.stderr
     [row] = shell.json("ls")
     assert row["failed"]
     assert row["cause"]["code"] == "out-of-memory"
-    assert "memory is too small" in shell.run("ls").stdout
+    assert "memory is too small for the model [out-of-memory]" in shell.run("ls").stdout
     assert shell.run("stop", "dies").exit_code == 0
     assert shell.left_behind() == []
 

@@ -40,6 +40,13 @@ def test_command_line_over_model_over_site() -> None:
     assert decode(encode(spec)) == spec
 
 
+def test_a_walltime_cannot_be_shortened_to_more_than_it_is() -> None:
+    chosen = config({**VLLM, "resources": {"walltime": "1h", "time_min": "30m"}})
+    assert launch_spec(chosen, "m", 0, executor="slurm").resources.time_min_s == 1800
+    with pytest.raises(CannotLaunchError, match=r"time_min \(1800 s\).*walltime \(600 s\)"):
+        launch_spec(chosen, "m", 0, executor="slurm", overrides=Overrides(walltime_s=600))
+
+
 def test_a_partition_brings_its_account() -> None:
     site = {"partitions": {"gpu": {"account": "proj", "qos": "high"}}}
     chosen = config({**VLLM, "resources": {"partition": "gpu"}}, site)

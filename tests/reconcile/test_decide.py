@@ -4,12 +4,15 @@ for and their successors."""
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeltainer.reconcile.decide import Drain, Forget, Submit, backoff_s, decide
-from modeltainer.reconcile.replica import Phase
+from modeltainer.reconcile.decide import Cancel, Drain, Forget, Submit, backoff_s, decide
+from modeltainer.reconcile.learn import gpu_seconds_today, learn
+from modeltainer.reconcile.replica import Phase, Replica
 from modeltainer.reconcile.scale import Load
 from modeltainer.registry.deployments import Deployment, History
 from modeltainer.registry.records import Cause
@@ -182,6 +185,25 @@ def test_the_same_failure_again_is_tried_ever_more_rarely_and_said() -> None:
     assert world.count(Phase.READY) == 3
 
 
+@pytest.mark.parametrize("change", [{"minimum": 2, "maximum": 2}, {"revision": "b"}])
+def test_a_replica_that_serves_does_not_hide_that_starts_fail(change: dict[str, Any]) -> None:
+    world = simulation(1, 1)
+    while world.now < 300:
+        world.look()
+        world.tick(2.0)
+    world.broken = True
+    declared = replace(world.deployments["m"], created_unix=EPOCH + world.now, **change)
+    world.deployments["m"] = declared
+    before = world.submitted
+    while world.now < 3600:
+        world.look()
+        world.tick(2.0)
+        assert world.count(Phase.READY) == 1
+    assert world.submitted - before < 15
+    assert "starts in a row failed: the GPU has too little memory" in world.histories["m"].note
+    assert world.count(Phase.ENDED) == 1  # the last one's log can be read
+
+
 @given(st.integers(0, 200))
 def test_back_off_is_bounded_and_grows(failures: int) -> None:
     history = History("m", failures=failures)
@@ -249,6 +271,53 @@ def test_scale_to_zero_and_back() -> None:
     assert [type(action) for action in world.look().actions] == [Forget]
 
 
+def test_late_first_tokens_bring_one_replica_after_the_other() -> None:
+    world = simulation(1, 3)
+    world.load_s = 60.0
+    late = Load(in_flight=4, idle_s=0.0, first_token_s=30.0)  # 8 is what one is meant to carry
+    for _ in range(20):
+        world.look()
+        world.tick(5.0)
+    assert world.count(Phase.READY) == 1
+    world.loads = {"m": replace(late, in_flight=1)}
+    for _ in range(20):
+        world.look()
+        world.tick(5.0)
+    assert world.submitted == 1  # a request that has a replica to itself waits for its own prompt
+    world.loads = {"m": late}
+    for wanted in (2, 3):
+        for _ in range(8):
+            world.look()
+            world.tick(5.0)
+        assert world.submitted == wanted
+        for _ in range(9):  # it loads: no third one because the second is not there yet
+            world.look()
+            world.tick(5.0)
+        assert world.submitted == wanted
+    world.loads = {"m": Load(in_flight=1, idle_s=0.0, first_token_s=8.0)}
+    for _ in range(100):
+        world.look()
+        world.tick(5.0)
+    assert world.count(Phase.READY) == 3  # quick enough, but with no room to spare
+    world.loads = {"m": Load(in_flight=1, idle_s=0.0, first_token_s=1.0)}
+    for _ in range(200):
+        world.look()
+        world.tick(5.0)
+    assert world.count(Phase.READY) == 1
+
+
+def test_the_replica_with_the_least_to_do_is_let_go() -> None:
+    world = simulation(3, 3)
+    for _ in range(20):
+        world.look()
+        world.tick(5.0)
+    for job, busy in zip(world.jobs, (4, 0, 2), strict=True):
+        job.replica = replace(job.replica, in_flight=busy)
+    idle = world.jobs[1].replica.launch_id
+    world.deployments["m"] = replace(world.deployments["m"], minimum=2, maximum=2)
+    assert [one.launch_id for one in world.look().actions if isinstance(one, Drain)] == [idle]
+
+
 def test_a_job_cancelled_by_others_is_replaced_at_once_then_more_slowly() -> None:
     world = simulation(1, 1)
     world.look()
@@ -306,3 +375,89 @@ def test_a_spare_replica_that_cannot_be_had_keeps_no_safe_one_waiting() -> None:
 
     assert submits(set()) == [False, False, True, True]
     assert submits({"m"}) == [False, False]
+
+
+def one(name: str, phase: Phase, submitted: float, **known: Any) -> Replica:
+    return Replica(
+        name, "m", known.pop("revision", "a"), 0, phase, submitted_unix=submitted, **known
+    )
+
+
+def actions(*replicas: Replica, history: History | None = None, **known: Any) -> list[object]:
+    found = decide(
+        {"m": Deployment("m", "a", 1, 1)},
+        replicas,
+        {"m": history or History("m", load_s=(60.0,), wanted=1)},
+        now_unix=EPOCH,
+        **known,
+    )
+    return list(found.actions)
+
+
+@pytest.mark.parametrize("phase", [Phase.QUEUED, Phase.STARTING, Phase.READY])
+def test_a_reconciler_that_has_just_begun_ends_nobody_for_one_that_may_be_dead(
+    phase: Phase,
+) -> None:
+    dead = one("dead", Phase.READY, 1.0, confirmed=False)
+    assert actions(dead, one("new", phase, 2.0)) == []
+    last = one("last", Phase.READY, 1.0, useful_s=30.0, lifetime_s=3600.0)
+    assert actions(last, replace(dead, submitted_unix=2.0)) == []
+    found = actions(replace(dead, confirmed=True), one("new", Phase.READY, 2.0))
+    assert len(found) == 1
+
+
+def test_a_successor_keeps_its_place_when_the_queue_is_said_to_be_shorter() -> None:
+    old = one("old", Phase.READY, 1.0, useful_s=4 * 3600.0, lifetime_s=9 * 3600.0)
+    for phase in (Phase.QUEUED, Phase.STARTING):
+        successor = one("new", phase, 2.0)
+        for estimate in ({"m": 5 * 3600.0}, {"m": 3 * 3600.0}, {}):
+            assert actions(old, successor, queue_estimates=estimate) == []
+    for estimate in ({"m": 5 * 3600.0}, {}):  # and takes over when it serves
+        found = actions(old, one("new", Phase.READY, 2.0), queue_estimates=estimate)
+        assert [(type(each), each.launch_id) for each in found] == [(Drain, "old")]  # type: ignore[attr-defined]
+    young = replace(old, useful_s=8 * 3600.0)
+    assert actions(young, one("new", Phase.QUEUED, 2.0)) == [
+        Cancel("new", "fewer replicas are wanted")
+    ]
+
+
+def test_silent_replicas_of_an_earlier_declaration_are_not_given_up_before_they_are_replaced() -> (
+    None
+):
+    earlier = one("old", Phase.SILENT, 1.0, revision="z", silent_s=500.0)
+    for phase in (Phase.QUEUED, Phase.STARTING):
+        assert actions(earlier, one("new", phase, 2.0)) == []
+    serving = one("new", Phase.READY, 2.0)
+    assert actions(replace(earlier, silent_s=1.0), serving) == []
+    assert [type(each) for each in actions(earlier, serving)] == [Cancel]
+    assert [type(each) for each in actions(replace(earlier, phase=Phase.QUEUED), serving)] == [
+        Cancel
+    ]
+
+
+def test_what_ended_long_ago_is_charged_for_its_own_time_and_day() -> None:
+    noon = EPOCH - EPOCH % 86400 + 43200
+    ended = one("x", Phase.ENDED, 1.0, gpus=4, running_s=3600.0, ended_s=86400.0)
+    history = learn(History("m"), [ended], noon)
+    assert list(history.gpu_seconds.values()) == [4 * 3600.0]
+    assert gpu_seconds_today(history, [], noon) == 0.0
+    assert gpu_seconds_today(history, [], noon - 86400) == 4 * 3600.0
+
+
+def test_a_failure_that_is_seen_after_its_replacement_came_is_forgotten_in_the_end() -> None:
+    """A node that was cut off: its replica is replaced while silent, and found dead later."""
+    world = simulation(1, 1)
+    while world.now < 60:
+        world.look()
+        world.tick(5.0)
+    [lost] = world.jobs
+    lost.replica = replace(lost.replica, phase=Phase.SILENT)
+    while world.count(Phase.READY) == 0:
+        world.look()
+        world.tick(5.0)
+    world.end(lost, GONE)
+    while world.now < 400:
+        world.look()
+        world.tick(5.0)
+    assert world.histories["m"].failures == 0
+    assert len(world.jobs) == 1

@@ -16,10 +16,13 @@ import yaml
 from modeltainer import service
 from modeltainer.config.load import load
 from modeltainer.config.schema import Config
+from modeltainer.reconcile.replica import Phase
 from modeltainer.reconcile.run import BusyError, Reconciler, lease
-from modeltainer.registry import deployments, launches
+from modeltainer.registry import deployments, launches, runs
 from modeltainer.registry.deployments import Deployment
-from modeltainer.registry.layout import Layout
+from modeltainer.registry.endpoints import EndpointWriter
+from modeltainer.registry.layout import Layout, new_launch_id
+from modeltainer.registry.records import Cause, Endpoint, RunRecord, State
 from tests.hpc.recordings import VERSIONS, recorded
 
 FAKE = Path(__file__).with_name("fake_slurm.py")
@@ -94,6 +97,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     for name in ("nodes", "partitions"):
         (slurm / f"{name}.txt").write_text(recorded(VERSIONS[-1], name))
     monkeypatch.setenv("PATH", f"{slurm}{os.pathsep}{os.environ['PATH']}")
+    # On a busy machine the fake's interpreter may take seconds to start.
+    monkeypatch.setattr("modeltainer.reconcile.run.SUBMITTING_S", 60.0)
     model = {
         "engine": "llamacpp",
         "source": "org/model",
@@ -164,6 +169,81 @@ def test_a_slurm_that_does_not_answer_changes_nothing(site: Site) -> None:
     assert len(launches.read_all(site.layout)) == 2
 
 
+def test_an_old_launch_without_a_record_is_not_taken_for_lost_while_slurm_is_silent(
+    site: Site,
+) -> None:
+    """Its submitter was killed between sbatch's answer and its record, and its job still waits."""
+    site.declare(1)
+    site.killed_at("sbatch", "after")
+    [found] = launches.read_all(site.layout)
+    spec = site.layout.spec(found.spec.launch_id)
+    os.utime(spec, (time.time() - 7200, time.time() - 7200))
+    squeue = site.root / "slurm" / "squeue"
+    squeue.unlink()
+    squeue.write_text("#!/bin/sh\necho 'Unable to contact' >&2; exit 1\n")
+    squeue.chmod(0o755)
+    before = site.jobs()
+    site.looks(3)
+    assert site.jobs() == before
+    assert [one.spec.launch_id for one in launches.read_all(site.layout)] == [found.spec.launch_id]
+    squeue.unlink()
+    squeue.symlink_to(FAKE)
+    site.looks(2)
+    assert site.jobs() == before
+    assert whole(site)
+
+
+def test_when_a_launch_ended_is_what_its_agent_said_or_its_run_file(site: Site) -> None:
+    """A reconciler that comes hours later charges nothing for them."""
+    site.declare(1)
+    site.looks(1)
+    [found] = launches.read_all(site.layout)
+    assert found.submission is not None
+    now = time.time()
+    endpoint = Endpoint(
+        launch_id=found.spec.launch_id,
+        model="m",
+        replica=0,
+        job_id=found.submission.job_id,
+        owner="me",
+        engine="llamacpp",
+        runtime="native",
+        state=State.ENDED,
+        node="n1",
+        started_unix=now - 10_000,
+        ready_unix=now - 9_900,
+        ended_unix=now - 9_000,
+        cause=Cause("walltime", "the job's walltime was over"),
+    )
+    EndpointWriter(site.layout, endpoint).write()
+    [seen] = site.reconciler().look().replicas
+    assert seen.running_s == pytest.approx(1000, abs=5)
+    assert seen.serving_s == pytest.approx(900, abs=5)
+    assert seen.ended_s == pytest.approx(9000, abs=5)
+
+    [job] = (site.root / "slurm" / "jobs").iterdir()
+    job.write_text(job.read_text().replace("PENDING", "CANCELLED"))
+    killed = replace(endpoint, state=State.READY, ended_unix=None, cause=None)
+    EndpointWriter(site.layout, killed).write()
+    run = RunRecord(
+        job_id=endpoint.job_id,
+        launch_id=endpoint.launch_id,
+        model="m",
+        owner="me",
+        gpus=1,
+        started_unix=now - 10_000,
+        seen_unix=now - 8_000,
+    )
+    runs.write(site.layout, run)
+    reconciler = site.reconciler()
+    reconciler.look()
+    site.now += 60
+    [seen] = reconciler.look().replicas
+    assert seen.phase is Phase.ENDED
+    assert seen.running_s == pytest.approx(2000, abs=5)
+    assert seen.serving_s == pytest.approx(1900, abs=5)
+
+
 def test_a_bad_configuration_is_said_and_what_runs_is_left_alone(site: Site) -> None:
     site.declare(1)
     site.looks(1)
@@ -221,6 +301,26 @@ def test_stop_takes_the_declaration_back_first(site: Site) -> None:
     assert len(report.stopped) == 2
     site.looks(3)
     assert site.jobs() == []
+    assert launches.read_all(site.layout) == []
+
+
+def test_stop_ends_what_was_being_submitted_when_it_came(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.declare(1)
+    site.looks(1)
+    [first] = launches.read_all(site.layout)
+    forget = service.forget
+
+    def meanwhile(layout: Layout, launch_id: str) -> None:
+        forget(layout, launch_id)
+        if launch_id == first.spec.launch_id:
+            spec = replace(first.spec, launch_id=new_launch_id("m", 1))
+            launches.create(layout, spec, launches.new_secret())
+
+    monkeypatch.setattr(service, "forget", meanwhile)
+    report = service.stop(["m"], config=site.config(), wait_s=5)
+    assert len(report.stopped) == 2
     assert launches.read_all(site.layout) == []
 
 

@@ -72,7 +72,5 @@ def test_days_add_up_to_the_whole(jobs: list[tuple[float, float, int]], since: f
 
 def test_sacct_lines() -> None:
     """As sacct(1) describes --parsable2; real ones are in tests/acceptance/test_books.py."""
-    assert parse("4711|3600\n4712|0\n4713_1|5\n|\n4711|20\nnonsense\n") == {
-        "4711": 3600.0,
-        "4712": 0.0,
-    }
+    lines = "4711|3600\n4712|0\n4713_1|5\n4713_[2-9]|0\n|\n4711|20\nnonsense\n"
+    assert parse(lines) == {"4711": 3600.0, "4712": 0.0, "4713_1": 5.0}

@@ -37,7 +37,7 @@ def test_every_fixture_is_checked() -> None:
 def test_jambas_cache_at_256k_is_4_gb() -> None:
     """arXiv:2403.19887, table 1."""
     shape = read_config(CONFIGS / "jamba-v0.1.json")
-    assert sequence_bytes(shape, 256 * 1024, "vllm") / 2**30 == pytest.approx(4, abs=0.02)
+    assert kv_bytes_per_token(shape) * 256 * 1024 == 4 << 30
     assert shape.state_bytes
 
 
