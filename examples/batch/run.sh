@@ -3,5 +3,6 @@
 # Usage: run.sh MODEL [OUTPUT]
 set -eu
 model=${1:?usage: run.sh MODEL [OUTPUT]}
+export MODELTAINER_KEY="$OPENAI_API_KEY" # not --key, which ps would show to everybody
 mt-submit batch run "$(dirname "$0")/questions.jsonl" --model "$model" \
-    --output "${2:-answers.jsonl}" --url "$OPENAI_BASE_URL" --key "$OPENAI_API_KEY"
+    --output "${2:-answers.jsonl}" --url "$OPENAI_BASE_URL"

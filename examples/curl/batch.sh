@@ -6,7 +6,9 @@ model=${1:?usage: batch.sh MODEL < PROMPTS}
 ask() {
     path=$1
     shift
-    curl -sS --fail-with-body "$OPENAI_BASE_URL/$path" -H "Authorization: Bearer $OPENAI_API_KEY" "$@"
+    curl -sS --fail-with-body "$OPENAI_BASE_URL/$path" -H @/dev/fd/3 "$@" 3<<KEY
+Authorization: Bearer $OPENAI_API_KEY
+KEY
 }
 
 source=$(jq -cR --arg model "$model" '{custom_id: "line-\(input_line_number)", method: "POST",

@@ -2,8 +2,10 @@
 # An answer that a program can read: JSON by a schema. Usage: json_schema.sh MODEL
 set -eu
 curl -sS --fail-with-body "$OPENAI_BASE_URL/chat/completions" \
-    -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \
-    -d @- <<EOF
+    -H @/dev/fd/3 -H "Content-Type: application/json" \
+    -d @- 3<<KEY <<EOF
+Authorization: Bearer $OPENAI_API_KEY
+KEY
 {
   "model": "${1:?usage: json_schema.sh MODEL}",
   "messages": [{"role": "user", "content": "Which city is the capital of France? Answer with city and country as JSON."}],

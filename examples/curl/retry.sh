@@ -4,8 +4,10 @@
 set -eu
 curl -sS --fail-with-body --retry 100 --retry-max-time 600 --connect-timeout 10 --max-time 600 \
     "$OPENAI_BASE_URL/chat/completions" \
-    -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \
-    -d @- <<EOF
+    -H @/dev/fd/3 -H "Content-Type: application/json" \
+    -d @- 3<<KEY <<EOF
+Authorization: Bearer $OPENAI_API_KEY
+KEY
 {
   "model": "${1:?usage: retry.sh MODEL}",
   "messages": [{"role": "user", "content": "Name three rivers."}],

@@ -2,8 +2,10 @@
 # The model asks for a function to be called. Usage: tools.sh MODEL
 set -eu
 curl -sS --fail-with-body "$OPENAI_BASE_URL/chat/completions" \
-    -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \
-    -d @- <<EOF
+    -H @/dev/fd/3 -H "Content-Type: application/json" \
+    -d @- 3<<KEY <<EOF
+Authorization: Bearer $OPENAI_API_KEY
+KEY
 {
   "model": "${1:?usage: tools.sh MODEL}",
   "messages": [{"role": "user", "content": "How warm is it in Paris?"}],

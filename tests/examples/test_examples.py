@@ -1,15 +1,18 @@
-"""Every example, run as it stands against a gateway with real engines behind it."""
+"""Every example, run as it stands against a gateway; examples/README.md says where the engine
+behind it is not a real one."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,16 @@ EXAMPLES = ROOT / "examples"
 CURL, PYTHON = EXAMPLES / "curl", EXAMPLES / "python"
 # A base model calls no tools of itself; shown how, it goes on in the same way.
 TEMPLATE = Path(__file__).with_name("teacher.jinja").read_text()
+# Of random weights as the others: what is near to what means nothing, the shape of answers does.
+RANKS = """\
+  ranks:
+    engine: llamacpp
+    source: {folder}/tiny.gguf
+    context: 512
+    engine_args: {embedding: true, pooling_type: 4}
+    resources: {cpus: 1}
+"""
+TEXTS = ["a river in Africa", "a lake in Europe", "how to bake bread"]
 TEACHER = f"""\
   gemma:
     engine: llamacpp
@@ -40,7 +53,9 @@ TEACHER = f"""\
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareMachine]:
-    with bare_machine(tmp_path_factory.mktemp("tiny"), TINY, "tiny", "vectors") as made:
+    with bare_machine(
+        tmp_path_factory.mktemp("tiny"), TINY + RANKS, "tiny", "vectors", "ranks"
+    ) as made:
         yield made
 
 
@@ -102,11 +117,73 @@ def test_curl(machine: BareMachine) -> None:
     assert json.loads(events[-3].removeprefix("data: "))["usage"]["completion_tokens"] > 0
 
 
+def test_curl_of_the_other_apis(machine: BareMachine) -> None:
+    [answer] = curl(machine, "responses.sh", "tiny")["output"]
+    assert answer["content"][0]["text"]
+    message = curl(machine, "messages.sh", "tiny")
+    assert message["content"][0]["text"]
+    counted = curl(machine, "count_tokens.sh", "tiny")["input_tokens"]
+    usage = message["usage"]
+    assert counted == usage["input_tokens"] + usage.get("cache_read_input_tokens", 0)
+    ranked = curl(machine, "rerank.sh", "ranks")["results"]
+    assert {row["index"] for row in ranked} == {0, 1, 2}
+    tokens = curl(machine, "tokenize.sh", "tiny")["tokens"]
+    assert tokens
+    text = machine.run(str(CURL / "detokenize.sh"), "tiny", json.dumps(tokens)).stdout
+    # The tiny model writes spaces as its tokens have them.
+    assert json.loads(text)["content"].replace("▁", " ").endswith("Name three rivers.")
+
+
+def test_tokens(machine: BareMachine) -> None:
+    head, text = machine.run(*python("tokens.py", "three rivers")).stdout.splitlines()
+    number, tokens = head.split(" tokens: ")
+    assert len(tokens.split()) == int(number) > 0
+    assert text.replace("▁", " ").strip() == "three rivers"
+
+
+def test_count_tokens(machine: BareMachine) -> None:
+    counted = curl(machine, "count_tokens.sh", "tiny")["input_tokens"]
+    assert machine.run(*python("count_tokens.py")).stdout == f"{counted}\n"
+
+
+def test_rerank(machine: BareMachine) -> None:
+    lines = machine.run(*python("rerank.py", model="ranks")).stdout.splitlines()
+    scores = [float(line.split()[0]) for line in lines]
+    assert scores == sorted(scores, reverse=True)
+    assert {line.split("  ")[1] for line in lines} == set(TEXTS)
+
+
 def test_curl_tells_what_is_wrong(machine: BareMachine) -> None:
     done = machine.attempt(str(CURL / "chat.sh"), "tinny")
     assert done.returncode != 0
     assert "'tinny' does not exist" in done.stdout
     assert "usage: chat.sh MODEL" in machine.attempt(str(CURL / "chat.sh")).stderr
+
+
+@pytest.mark.parametrize("script", sorted(CURL.glob("*.sh")), ids=lambda script: script.name)
+def test_no_key_is_in_curls_arguments(script: Path, tmp_path: Path) -> None:
+    """ps(1) shows them to everyone."""
+    fake, seen = tmp_path / "curl", tmp_path / "seen"
+    answer = '{"status": "completed"}'
+    fake.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" >>{seen}\necho '{answer}'\n")
+    fake.chmod(0o700)
+    env = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",
+        "OPENAI_API_KEY": "mt-secret",
+    }
+    done = subprocess.run(
+        [script, "tiny", "[1]"],
+        env=env,
+        input="a prompt\n",
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert "http://127.0.0.1:9/" in seen.read_text(), done.stderr
+    assert "mt-secret" not in seen.read_text()
 
 
 @pytest.mark.parametrize("name", ["chat.py", "responses.py", "anthropic_sdk.py"])
@@ -225,8 +302,6 @@ def test_tools(tmp_path: Path) -> None:
     """The engine is scripted: a model of 270 million parameters does not stop calling."""
     call = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
     asks = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": call}]}
-    world = World(tmp_path)
-    engine = world.launch().engine
 
     def answer(request: Request) -> list[Step]:
         *_, last = json.loads(request.body)["messages"]
@@ -236,24 +311,76 @@ def test_tools(tmp_path: Path) -> None:
     def text(result: dict[str, str]) -> dict[str, str]:
         return {"content": f"{result['tool_call_id']} gave {result['content']}"}
 
-    engine.answer = answer
+    with scripted(tmp_path, answer) as run:
+        assert run(python("tools.py", model="m")).splitlines() == [
+            "get_weather({'city': 'Paris'})",
+            "1 gave Paris: 12 degrees, rain",
+        ]
+
+
+def test_score(tmp_path: Path) -> None:
+    """The engine is scripted: vLLM alone has this API."""
+
+    def answer(request: Request) -> list[Step]:
+        body = json.loads(request.body)
+        assert request.path == "/v1/score"
+        assert body["text_1"] == "Where is the Nile?"
+        rows = [{"index": n, "score": 1 / (n + 1)} for n in range(len(body["text_2"]))]
+        return whole({"data": rows})
+
+    with scripted(tmp_path, answer) as run:
+        assert len(json.loads(run([str(CURL / "score.sh"), "m"]))["data"]) == 3
+        assert run(python("score.py", model="m")).splitlines() == [
+            f"{score}  {text}"
+            for score, text in zip(("+1.000", "+0.500", "+0.333"), TEXTS, strict=True)
+        ]
+
+
+def test_audio(tmp_path: Path) -> None:
+    """The engine is scripted: there is no small model that hears. It says what reached it."""
+    file = tmp_path / "speech.wav"
+    file.write_bytes(b"RIFF of a voice")
+
+    def answer(request: Request) -> list[Step]:
+        assert b"RIFF of a voice" in request.body
+        assert b'filename="speech.wav"' in request.body
+        return whole({"text": f"by {request.path}"})
+
+    with scripted(tmp_path, answer) as run:
+        for name, words in (("transcriptions", []), ("translations", ["translations"])):
+            said = json.loads(run([str(CURL / "audio.sh"), "m", str(file), *words]))
+            assert said == {"text": f"by /v1/audio/{name}"}
+        said = run(python("audio.py", str(file), model="m"))
+        assert said == "by /v1/audio/transcriptions\n"
+        said = run(python("audio.py", "--translate", str(file), model="m"))
+        assert said == "by /v1/audio/translations\n"
+
+
+@contextmanager
+def scripted(
+    folder: Path, answer: Callable[[Request], list[Step]]
+) -> Iterator[Callable[[list[str]], str]]:
+    """A gateway with one model, m, that answers as told; gives what runs a program there."""
+    world = World(folder)
+    world.launch().engine.answer = answer
+
+    def run(words: list[str]) -> str:
+        environ = {
+            "OPENAI_BASE_URL": f"{world.url}/v1",
+            "OPENAI_API_KEY": world.key,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        done = subprocess.run(
+            words, env=environ, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
     try:
         with world.serving():
-            environ = {"OPENAI_BASE_URL": f"{world.url}/v1", "OPENAI_API_KEY": world.key}
-            done = subprocess.run(
-                [sys.executable, *python("tools.py", model="m")[1:]],
-                env=environ,
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=True,
-            )
+            yield run
     finally:
         world.close()
-    assert done.stdout.splitlines() == [
-        "get_weather({'city': 'Paris'})",
-        "1 gave Paris: 12 degrees, rain",
-    ]
 
 
 @pytest.mark.model
