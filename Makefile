@@ -6,6 +6,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Files of tests that run side by side: most of their time is waiting for jobs, not work.
+AT_ONCE ?= 3
+
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' modeltainer/__about__.py)
 
 .PHONY: demo test test-quick lint types schema docs compose-lint coverage audit actionlint image dist \
@@ -18,7 +21,8 @@ test: $(VENV)/.dev
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		$(BIN)/python -m tests.cluster install; fi
 	$(MAKE) lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(AT_ONCE) --dist loadfile --no-loadscope-reorder \
+		--durations 25
 
 # Without the virtual cluster, the 250 MB model and vLLM: under two minutes.
 test-quick: $(VENV)/.dev

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import yaml
 
 from tests.cluster.cluster import Cluster
 
-ENGINES = ("llama-server", "modeltainer.jobs", "vllm")
+OF_JOBS = ("llama-server", "modeltainer.jobs", "submitit.core._submit", "vllm")
+"""What the command lines of engines and their agents hold."""
+RECONCILER = "modeltainer.reconcile"
 
 
 SKEW = """\
@@ -85,6 +88,17 @@ class Account:
         """Run ``mt-submit LINE``."""
         return self.sh(f"mt-submit {line}", check=check, timeout=timeout)
 
+    def until_answered(self, model: str) -> str:
+        """Ask through the gateway until it has seen the model, which it looks for once a second;
+        returns the answer."""
+        deadline = time.monotonic() + 90
+        while True:
+            said = self.mt(f"chat {model} hello --no-stream --max-tokens 4", check=False)
+            if said.returncode == 0:
+                return said.stdout.strip()
+            assert time.monotonic() < deadline, said.stderr
+            time.sleep(0.5)
+
     def ls(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = json.loads(self.mt("ls --json").stdout)
         return rows
@@ -94,17 +108,22 @@ class Account:
         return self.sh("squeue --me --noheader --format=%A").stdout.split()
 
     def processes(self) -> list[str]:
-        """Command lines of this user's agents and engines on all hosts."""
+        """Command lines of this user's processes on all hosts."""
         found = []
         for host in ["login", *self.cluster.nodes]:
             listed = self.cluster.run(
-                host, ["ps", "-u", self.user, "-o", "args="], user="root", check=False
+                host, ["ps", "-u", self.user, "-o", "etime=,ppid=,args="], user="root", check=False
             ).stdout
-            for line in listed.splitlines():
-                gateway = " gateway start " in line
-                if any(engine in line for engine in ENGINES) and not gateway:
-                    found.append(f"{host}: {line}")
+            found += [f"{host}: {line}" for line in listed.splitlines()]
         return found
+
+    def of_jobs(self) -> list[str]:
+        """Those of this user's processes that belong to jobs: agents and engines."""
+        return [
+            line
+            for line in self.processes()
+            if any(part in line for part in OF_JOBS) and " gateway start " not in line
+        ]
 
     def endpoint_files(self) -> list[str]:
         return sorted(path.name for path in (self.registry / "endpoints").glob("*"))
@@ -112,11 +131,26 @@ class Account:
     def launch_folders(self) -> list[str]:
         return sorted(path.name for path in (self.registry / "launches").glob("*"))
 
-    def assert_nothing_left(self) -> None:
+    def assert_nothing_left(self, within_s: float = 5) -> None:
+        """No job, process or file of what was launched; a gateway, with its reconciler, may run.
+        ``within_s``: how long processes may take to end (a node that comes back ends its own)."""
         assert self.jobs() == []
-        assert self.processes() == []
-        assert self.endpoint_files() == []
-        assert self.launch_folders() == []
+        deadline = time.monotonic() + within_s
+        while of_jobs := self.of_jobs():
+            assert time.monotonic() < deadline, of_jobs
+            time.sleep(1)
+        lines = self.processes()
+        gateways = sum(" gateway start " in line for line in lines)
+        assert len([line for line in lines if RECONCILER in line]) <= gateways, lines
+        assert self.endpoint_files() == [], self.registry_text()
+        assert self.launch_folders() == [], self.registry_text()
+
+    def registry_text(self) -> str:
+        """What the registry holds now."""
+        found = sorted(path for path in self.registry.rglob("*") if path.is_file())
+        return "\n".join(
+            f"--- {path}:\n{path.read_text(errors='replace')[-3000:]}" for path in found
+        )
 
 
 def account(cluster: Cluster, user: str, folder: str, **site: Any) -> Account:

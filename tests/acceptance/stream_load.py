@@ -1,7 +1,8 @@
 """A steady load of streams on the login node; prints what became of each as JSON at the end.
 
-Arguments: base URL, key, model, seconds, workers, and how long a long stream takes when it is alone
-(seconds; the number of its tokens is found by trying). SIGTERM ends it early: no new stream begins.
+Arguments: base URL, key, model, seconds, workers, and how long a long stream should take (seconds;
+each teaches how many tokens the next one needs for that). SIGTERM ends it early: no new stream
+begins.
 """
 
 import asyncio
@@ -11,6 +12,26 @@ import sys
 import time
 
 import httpx
+
+MAX_TOKENS = 7000
+
+
+async def whole(client: httpx.AsyncClient, model: str) -> dict[str, object]:
+    """One completion in one piece, of which nothing has begun until it is there."""
+    began = time.monotonic()
+    body = {"model": model, "prompt": "whole", "max_tokens": 8, "ignore_eos": True}
+    found: dict[str, object] = {"at": began, "tokens": 8, "events": 0}
+    try:
+        answer = await client.post("/completions", json=body)
+        found |= {"status": answer.status_code, "done": answer.status_code == 200}
+        if answer.status_code == 200:
+            found["finish"] = answer.json()["choices"][0]["finish_reason"]
+        else:
+            found["error"] = answer.text[:300]
+    except httpx.HTTPError as error:
+        found |= {"done": False, "error": f"{type(error).__name__}: {error}"}
+    found["seconds"] = time.monotonic() - began
+    return found
 
 
 async def stream(client: httpx.AsyncClient, model: str, tokens: int) -> dict[str, object]:
@@ -25,6 +46,7 @@ async def stream(client: httpx.AsyncClient, model: str, tokens: int) -> dict[str
     }
     found: dict[str, object] = {
         "at": began,
+        "began_unix": time.time(),
         "tokens": tokens,
         "finish": None,
         "done": False,
@@ -54,23 +76,35 @@ async def stream(client: httpx.AsyncClient, model: str, tokens: int) -> dict[str
 
 
 async def main() -> None:
-    url, key, model, seconds, workers, alone_s = sys.argv[1:]
+    url, key, model, seconds, workers, long_s = sys.argv[1:]
     results: list[dict[str, object]] = []
+    most = 64
     enough = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, enough.set)
 
+    def fitting(tokens: int, took_s: float) -> int:
+        # By steps: what was fast while it was alone is slow among others.
+        return min(MAX_TOKENS, 2 * tokens, max(16, int(tokens * float(long_s) / took_s)))
+
     async def work(number: int) -> None:
+        nonlocal most
         count = number
         while time.monotonic() < end and not enough.is_set():
-            tokens = most if count % 3 == 0 else 8
-            results.append(await stream(client, model, tokens))
+            if count % 3 == 1:
+                results.append(await whole(client, model))
+            else:
+                tokens = most if count % 3 == 0 else 8
+                results.append(one := await stream(client, model, tokens))
+                if tokens == most and one["done"]:
+                    most = fitting(tokens, float(str(one["seconds"])))
             count += 1
             await asyncio.sleep(0.1)
 
     headers = {"authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
-        trial = await stream(client, model, 64)
-        most = min(1500, max(16, int(64 * float(alone_s) / float(str(trial["seconds"])))))
+        trial = await stream(client, model, most)
+        alone = int(most * float(long_s) / float(str(trial["seconds"])))
+        most = min(MAX_TOKENS, max(16, alone // (2 * int(workers))))
         end = time.monotonic() + float(seconds)
         await asyncio.gather(*(work(number) for number in range(int(workers))))
     bad = [one for one in results if not (one["done"] and one["finish"] == "length")]
@@ -79,8 +113,7 @@ async def main() -> None:
             {
                 "requests": len(results),
                 "bad": bad,
-                "longest_s": max(float(str(one["seconds"])) for one in results),
-                "long": sum(float(str(one["seconds"])) > 5 for one in results),
+                "streams": [one for one in results if "began_unix" in one],
             }
         )
     )

@@ -52,11 +52,11 @@ def test_a_model_whose_weights_are_not_there(alice: Account) -> None:
 
 
 def test_a_partition_that_does_not_exist(alice: Account) -> None:
-    refused(alice, "up tiny --partition gppu", CANNOT_PLACE, "gppu", "gpu")
+    refused(alice, "up tiny --partition gppu", CANNOT_PLACE, "gppu", "[no-such-partition]")
 
 
 def test_more_gpus_than_any_node_has(alice: Account) -> None:
-    refused(alice, "up tiny --gpus 9", CANNOT_PLACE, "9", "GPU")
+    refused(alice, "up tiny --gpus 9", CANNOT_PLACE, "9", "GPU", "[does-not-fit]")
 
 
 def test_a_mig_profile_that_no_node_has(alice: Account) -> None:
@@ -111,7 +111,8 @@ def test_no_apptainer_on_the_node(alice: Account) -> None:
     alice.write_config()
     done = alice.mt("up tiny --wait", check=False)
     assert done.returncode == LAUNCH_FAILED
-    assert "Apptainer is not on the compute node's PATH" in done.stderr
+    assert "Apptainer is not on the compute node's PATH [no-apptainer]" in done.stderr
+    assert "PATH [no-apptainer]" in alice.mt("ls").stdout
     assert "module load apptainer" in done.stderr
     alice.mt("stop tiny")
     alice.assert_nothing_left()

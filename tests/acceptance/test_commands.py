@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 
 import pytest
 
@@ -12,15 +11,6 @@ from tests.acceptance.site import Account, account
 from tests.cluster.cluster import Cluster
 
 pytestmark = pytest.mark.cluster
-
-SBATCH = Path(__file__).parents[2] / "scripts" / "slurm"
-
-
-def until_answered(alice: Account) -> None:
-    deadline = time.monotonic() + 60
-    while alice.mt("chat tiny hello --max-tokens 2", check=False).returncode:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
 
 
 def until_no_jobs(alice: Account) -> None:
@@ -83,24 +73,12 @@ def test_a_job_that_somebody_cancels_is_told_as_such(cluster: Cluster) -> None:
     alice.assert_nothing_left()
 
 
-@pytest.mark.parametrize("name", sorted(one.name for one in SBATCH.glob("*.sbatch")))
-def test_slurm_takes_the_example_files(cluster: Cluster, name: str) -> None:
-    alice = account(cluster, "alice", "examples")
-    (alice.here(alice.home) / name).write_text((SBATCH / name).read_text())
-    # The nodes here are small, and one partition ends after a day.
-    small = "--mem=1G --cpus-per-task=2 --time=60"
-    if name == "vllm-two-nodes.sbatch":
-        small += " --gres=gpu:a100:1"  # four are more than a node here has
-    said = alice.sh(f"sbatch --test-only {small} {name} a-model").stderr
-    assert "to start at" in said
-
-
 def test_a_gateway_as_a_job_where_login_allows_none(cluster: Cluster) -> None:
     alice = account(cluster, "alice", "gateway-job")
     alice.mt("gateway render --time 20 > gateway.sbatch")
     job = alice.sh("sbatch --parsable gateway.sbatch").stdout.strip()
     alice.mt("up tiny --wait")
-    until_answered(alice)
+    alice.until_answered("tiny")
     tunnel = alice.mt("tunnel").stdout
     assert "127.0.0.1:8000:c" in tunnel  # a compute node's port …
     assert "alice@login" in tunnel  # … through login
@@ -110,12 +88,30 @@ def test_a_gateway_as_a_job_where_login_allows_none(cluster: Cluster) -> None:
     alice.assert_nothing_left()
 
 
+CHAIN = "/shared/home/alice/gateway-chain"
+UNWILLING = f"""\
+#!/bin/bash
+if mkdir {CHAIN}/refused 2> /dev/null; then
+  echo "sbatch: error: Unable to contact slurm controller" >&2
+  exit 1
+fi
+exec "$(type -ap sbatch | sed -n 2p)" "$@"
+"""
+"""Slurm's sbatch, but for the first time."""
+
+
 def test_a_gateway_that_follows_itself_keeps_a_model_up(cluster: Cluster) -> None:
-    alice = account(cluster, "alice", "gateway-chain")
+    alice = account(cluster, "alice", "gateway-chain", prelude=[f"PATH={CHAIN}/bin:$PATH"])
+    alice.sh(f"mkdir bin && cat > bin/sbatch <<'END'\n{UNWILLING}END\nchmod +x bin/sbatch")
     alice.mt("gateway render --chain --time 20 > gateway.sbatch")
     first = alice.sh("sbatch --parsable gateway.sbatch").stdout.strip()
     alice.mt("up tiny --keep --wait")
-    until_answered(alice)
+    alice.until_answered("tiny")
+    deadline = time.monotonic() + 60
+    while "mt-gateway PENDING" not in alice.sh("squeue --me -h -o '%j %T'").stdout:
+        assert time.monotonic() < deadline  # Slurm would not take the next one at first
+        time.sleep(0.5)
+    assert alice.sh("test -d refused", check=False).returncode == 0
     alice.sh(f"scancel {first}")
     deadline = time.monotonic() + 60
     queue = f"{first} RUNNING"
@@ -123,11 +119,42 @@ def test_a_gateway_that_follows_itself_keeps_a_model_up(cluster: Cluster) -> Non
         assert time.monotonic() < deadline
         time.sleep(0.5)
         queue = alice.sh("squeue --me -h -o '%A %j %T'").stdout
-    until_answered(alice)
+    alice.until_answered("tiny")
     alice.sh("scancel --me --name=mt-gateway")
     alice.mt("stop --all")
     until_no_jobs(alice)
     alice.assert_nothing_left()
+
+
+def test_an_agent_killed_outright_takes_its_engine_along(cluster: Cluster) -> None:
+    alice = account(cluster, "alice", "killed-agent")
+    alice.mt("up tiny --wait")
+    [row] = alice.ls()
+    kill = "pgrep -u alice -x python -a | awk '/submitit.core._submit/ {print $1}' | xargs kill -9"
+    alice.cluster.run(row["node"], ["bash", "-c", kill], user="root")
+    until_no_jobs(alice)
+    alice.mt("stop --all")
+    alice.assert_nothing_left()
+
+
+def test_a_chain_whose_gateway_cannot_start_waits_before_it_tries_again(cluster: Cluster) -> None:
+    alice = account(cluster, "alice", "broken-chain")
+    alice.mt("gateway render --chain --time 20 > gateway.sbatch")
+    file = alice.here(alice.home) / "models.yaml"
+    file.write_text(file.read_text().replace("context: 256", "context: many"))
+    alice.sh("sbatch --parsable gateway.sbatch")
+    deadline = time.monotonic() + 60
+    queue: list[str] = []
+    while not (len(queue) == 1 and queue[0].endswith("PENDING BeginTime")):
+        assert time.monotonic() < deadline, queue
+        time.sleep(0.5)
+        shown = alice.sh("squeue --me -h -o '%A %S %T %r'", check=False).stdout
+        queue = shown.strip().splitlines()
+    [log] = alice.here(alice.home).glob("mt-gateway.*.log")
+    assert "tries again in 10 minutes" in log.read_text()
+    assert "not 'many'" in log.read_text()
+    alice.sh("scancel --me --name=mt-gateway")
+    until_no_jobs(alice)
 
 
 def test_values_reach_the_engine_as_they_stand(cluster: Cluster) -> None:

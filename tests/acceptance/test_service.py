@@ -1,244 +1,19 @@
-"""What is declared stays up: across walltimes, lost jobs and nodes, and its reconciler's death."""
+"""What is declared is started when it is asked for, and what cannot start is told."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
-import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.acceptance.site import Account, account
-from tests.cluster.cluster import Cluster
+from modeltainer.registry.deployments import History, file_name, write_history
+from modeltainer.registry.layout import Layout
+from tests.acceptance.service import load, outcome, ready, serves, until
+from tests.acceptance.site import Account
 
 pytestmark = pytest.mark.cluster
-
-LOAD = Path(__file__).with_name("stream_load.py").read_text()
-PYTHON = "/opt/modeltainer/bin/python"
-
-
-def service_account(cluster: Cluster, folder: str, **gateway: Any) -> Account:
-    alice = account(cluster, "alice", folder)
-    alice.write_config(gateway={"listen": "tcp", "port": 0, **gateway})
-    return alice
-
-
-@pytest.fixture
-def alice(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Account]:
-    """An account with a gateway, and nothing left afterwards."""
-    found = service_account(cluster, request.node.name.replace("_", "-")[:40])
-    yield found
-    found.mt("stop --all --wait 90", check=False)
-    found.mt("gateway stop", check=False)
-
-
-def until(true: Callable[[], bool], what: str, within: float = 60) -> None:
-    deadline = time.monotonic() + within
-    while not true():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.5)
-
-
-def ready(alice: Account, model: str = "tiny") -> list[dict[str, Any]]:
-    return [row for row in alice.ls() if row["state"] == "ready" and row["model"] == model]
-
-
-def serves(alice: Account, launch: dict[str, Any]) -> bool:
-    return launch["launch_id"] in {one["launch_id"] for one in ready(alice, launch["model"])}
-
-
-def one_gemma_a_node(alice: Account, partition: str) -> None:
-    """Have gemma take more than half of a node's 16 CPUs, and start a gateway."""
-    gemma = alice.config["models"]["gemma"]
-    gemma["resources"] |= {"cpus": 9, "partition": partition}
-    gemma |= {"context": 4096, "engine_args": {"parallel": 4, "threads": 2}}
-    alice.write_config()
-    alice.mt("gateway start")
-
-
-def assert_only_begun_streams_ended(found: dict[str, Any]) -> None:
-    """And those with an error event of the stream's."""
-    for one in found["bad"]:
-        assert one["events"] > 0, one
-        assert isinstance(one["error"], dict), one
-    assert found["requests"] > len(found["bad"]) + 20
-
-
-def preempt(cluster: Cluster, node: str) -> None:
-    """bob takes a node for 5 s: the scavengers' jobs there have to go."""
-    asked = f"sbatch --partition=gpu --nodelist={node} --exclusive --wrap='sleep 5'"
-    cluster.run("login", ["bash", "-lc", f"cd /tmp && {asked} --output=/dev/null"], user="bob")
-
-
-def load(
-    alice: Account, model: str, seconds: int, alone_s: float, workers: int = 3
-) -> subprocess.Popen[str]:
-    key = alice.mt("key create load").stdout.strip()
-    url = json.loads(alice.mt("gateway status --json").stdout)["url"]
-    argv = [PYTHON, "-c", LOAD, url, key, model, str(seconds), str(workers), str(alone_s)]
-    return alice.cluster.popen("login", argv, stderr=subprocess.STDOUT)
-
-
-def outcome(running: subprocess.Popen[str]) -> dict[str, Any]:
-    said, _ = running.communicate(timeout=120)
-    found: dict[str, Any] = json.loads(said.splitlines()[-1])
-    return found
-
-
-def test_planned_handovers_fail_and_cut_no_stream(alice: Account) -> None:
-    """Though the clocks of the replicas' nodes differ by 20 minutes."""
-    gemma = alice.config["models"]["gemma"]
-    gemma["resources"]["walltime"] = "1"  # minute: a handover every quarter of one
-    gemma |= {"drain": "20s", "context": 8192, "engine_args": {"parallel": 4}}
-    alice.differ_clocks()
-    alice.mt("gateway start")
-    alice.mt("up gemma --keep --wait")
-    running = load(alice, "gemma", seconds=200, alone_s=1.5)
-    log = alice.registry / "gateway" / "reconcile.log"
-    until(
-        lambda: log.read_text().count("another replica serves in its place") >= 3,
-        "three handovers",
-        within=180,
-    )
-    os.kill(alice.cluster.command_pid(running), signal.SIGTERM)
-    found = outcome(running)
-    assert found["bad"] == []
-    assert found["requests"] >= 10
-    assert found["long"] >= 3
-    [kept] = json.loads(alice.mt("ls --deployments --json").stdout)
-    assert kept["failures"] == 0
-    assert kept["load_s"] > 0
-    assert alice.clocks() == {-600.0, 0.0, 600.0}
-    stopped = alice.mt("stop gemma")
-    assert "kept up no more" in stopped.stdout
-    alice.assert_nothing_left()
-
-
-def test_preemption_and_a_cut_off_node_end_only_streams_that_had_begun(alice: Account) -> None:
-    cluster = alice.cluster
-    one_gemma_a_node(alice, "scavenger")
-    alice.mt("up gemma --keep --replicas 2 --wait")
-    running = load(alice, "gemma", seconds=300, alone_s=1.5)
-    first, second = ready(alice, "gemma")
-
-    time.sleep(5)
-    preempt(cluster, first["node"])
-    until(lambda: not serves(alice, first), "one is preempted")
-    until(lambda: len(ready(alice, "gemma")) == 2, "its successor, when the node is free again", 90)
-    time.sleep(5)
-    cluster.cut_network(second["node"])
-    try:
-        until(lambda: not serves(alice, second), "the silent one serves no more")
-        time.sleep(20)  # for longer than a dead connection is waited for
-    finally:
-        cluster.restore_network(second["node"])
-    until(lambda: len(ready(alice, "gemma")) == 2, "two again", 120)
-    os.kill(alice.cluster.command_pid(running), signal.SIGTERM)
-    found = outcome(running)
-    assert_only_begun_streams_ended(found)
-    log = (alice.registry / "gateway" / "gateway.log").read_text()
-    assert '"event":"attempt_failed"' in log  # and these were answered by the other replica
-    alice.mt("stop gemma")
-    until(lambda: alice.jobs() == [], "no jobs")
-    cluster.wait_idle()
-    alice.assert_nothing_left()
-
-
-def test_load_brings_a_spare_replica_and_its_preemption_is_no_failure(alice: Account) -> None:
-    cluster = alice.cluster
-    one_gemma_a_node(alice, "cpu")
-    bounds = "--min 1 --max 2 --in-flight 2 --spare-partition scavenger"
-    alice.mt(f"up gemma --keep {bounds} --wait")
-    [always] = ready(alice, "gemma")
-    running = load(alice, "gemma", seconds=300, alone_s=1.5, workers=5)
-
-    def spare() -> list[dict[str, Any]]:
-        return [row for row in ready(alice, "gemma") if row["partition"] == "scavenger"]
-
-    until(lambda: bool(spare()), "more requests than one should carry bring a second replica", 90)
-    [second] = spare()
-    time.sleep(5)
-    preempt(cluster, second["node"])
-    until(lambda: not serves(alice, second), "it is preempted")
-    time.sleep(5)
-    os.kill(alice.cluster.command_pid(running), signal.SIGTERM)
-    found = outcome(running)
-    assert_only_begun_streams_ended(found)
-    assert serves(alice, always)
-    [kept] = json.loads(alice.mt("ls --deployments --json").stdout)
-    assert kept["failures"] == 0
-    alice.mt("stop gemma")
-    until(lambda: alice.jobs() == [], "no jobs")
-    cluster.wait_idle()
-    alice.assert_nothing_left()
-
-
-def test_lost_jobs_and_a_lost_node_are_replaced(alice: Account) -> None:
-    cluster = alice.cluster
-    alice.mt("gateway start")
-    alice.mt("up tiny --keep --replicas 2 --wait")
-    first = ready(alice)[0]
-    # Somebody cancels a job.
-    alice.sh(f"scancel {first['job_id']}")
-    until(lambda: not serves(alice, first), "gone")
-    until(lambda: len(ready(alice)) == 2, "a replica for the one that was cancelled")
-    # A node loses its power.
-    node = ready(alice)[0]["node"]
-    lost = {one["launch_id"] for one in ready(alice) if one["node"] == node}
-    [other] = [name for name in cluster.nodes if name != node]
-    cluster.kill_host(node)
-    try:
-
-        def replaced() -> bool:
-            up = [one for one in ready(alice) if one["launch_id"] not in lost]
-            return len(up) == 2 and {one["node"] for one in up} == {other}
-
-        until(replaced, "replicas on the other node", 90)
-    finally:
-        cluster.restart_host(node)
-    alice.mt("stop tiny")
-    until(lambda: alice.jobs() == [], "no jobs", 60)
-    cluster.wait_idle()
-    alice.assert_nothing_left()
-
-
-def test_a_reconciler_killed_again_and_again_leaves_no_orphan_and_no_double(
-    alice: Account,
-) -> None:
-    alice.mt("up tiny --keep --min 0 --max 3 --dry-run")
-    declare = "up tiny other --keep --replicas 3 --json"
-    alice.config["models"]["other"] = {**alice.config["models"]["tiny"], "aliases": []}
-    alice.write_config()
-    chance = random.Random(5)
-    for _ in range(8):
-        # Killed while it looks, submits, or waits for sbatch's answer.
-        running = alice.cluster.popen("login", ["mt-submit", *here(alice, declare)])
-        time.sleep(chance.uniform(0.2, 1.2))
-        if running.poll() is None:
-            os.kill(alice.cluster.command_pid(running), signal.SIGKILL)
-        running.communicate(timeout=30)
-        assert len(alice.jobs()) <= 6
-    watcher = alice.cluster.popen("login", ["mt-submit", *here(alice, "reconcile --watch")])
-    try:
-        until(lambda: len(ready(alice)) == 3 == len(ready(alice, "other")), "all six", 60)
-        until(lambda: len(alice.launch_folders()) == 6, "nothing but them", 60)
-        names = alice.sh("squeue --me --noheader --format=%j").stdout.split()
-        assert sorted(names) == sorted(f"mt-{name}" for name in alice.launch_folders())
-    finally:
-        watcher.terminate()
-        watcher.communicate(timeout=20)
-    alice.mt("stop --all")
-    alice.assert_nothing_left()
-
-
-def here(alice: Account, line: str) -> list[str]:
-    return ["--config", f"{alice.home}/models.yaml", *line.split()]
 
 
 def test_requests_for_a_cold_model_start_one_job_and_wait_for_it(alice: Account) -> None:
@@ -250,7 +25,7 @@ def test_requests_for_a_cold_model_start_one_job_and_wait_for_it(alice: Account)
         }
     )
     alice.mt("gateway start")
-    running = load(alice, "tiny", seconds=1, alone_s=0.01)
+    running = load(alice, "tiny", seconds=1, long_s=0.01)
     found = outcome(running)
     assert found["bad"] == []
     assert found["requests"] >= 3
@@ -258,6 +33,77 @@ def test_requests_for_a_cold_model_start_one_job_and_wait_for_it(alice: Account)
     until(lambda: alice.jobs() == [], "the idle model is let go", 60)
     assert "0-1" in alice.mt("ls").stdout
     alice.mt("stop tiny")
+    alice.assert_nothing_left()
+
+
+def test_bad_wishes_are_told_and_leave_what_runs_alone(alice: Account) -> None:
+    gguf = "/shared/models/gemma-3-270m.gguf"
+    two = {"gpus": 2, "gpu_type": "a100_1g.10gb"}
+    alice.config["models"]["long"] = {
+        **alice.config["models"]["tiny"],
+        **{"aliases": [], "source": gguf, "context": 10**9, "resources": {"gpus": 1}},
+    }
+    alice.config["models"]["sliced"] = {
+        **{"engine": "vllm", "source": "/shared/models", "resources": two},
+        "command": ["vllm", "serve"],
+    }
+    alice.config["models"]["slow"] = {
+        **alice.config["models"]["tiny"],
+        **{"aliases": [], "drain": "5s"},
+        "command": ["sh", "-c", 'sleep 70; exec llama-server "$@"', "sh"],
+    }
+    alice.write_config()
+    alice.mt("gateway start")
+    alice.mt("up tiny --keep --wait")
+    [running] = ready(alice)
+    key = alice.mt("key create curl").stdout.strip()
+    url = json.loads(alice.mt("gateway status --json").stdout)["url"]
+    body = """'{"model": "tiny", "prompt": "a", "max_tokens": 2}'"""
+    ask = f"curl -sf -H 'Authorization: Bearer {key}' -d {body} {url}/completions"
+
+    def refused(line: str, *words: str) -> None:
+        done = alice.mt(line, check=False)
+        assert done.returncode != 0, done.stdout
+        for word in words:
+            assert word in done.stderr, done.stderr
+        assert "choices" in alice.sh(ask).stdout
+
+    refused("up tiny --keep --gpus 9", "9 are asked for, and a node has 2")
+    refused("up tiny --keep --mig 7g.80gb", "no node of partition", "7g.80gb")
+    refused("up tiny --keep --time 300:00:00", "at most 1-00:00:00")
+    refused("up long --keep", "nothing here holds it")
+    refused("size long", "nothing of this cluster holds it at context 1000000000")
+    refused("up sliced --keep", "does not cross MIG slices")
+    refused("up gemma --keep --gpus 1 --gpu-hours 0", "its GPU hours of today are used up")
+    alice.mt("stop gemma")
+    # A walltime that is over before the engine is up: when that is known, and when it is not.
+    known = History("slow", load_s=(70.0,))
+    layout = Layout(alice.registry)
+    write_history(layout, known)
+    file = layout.reconcile / file_name("slow")
+    owner = layout.reconcile.stat()
+    os.chown(file, owner.st_uid, owner.st_gid)
+    refused("up slow --keep --time 1", "its starts take up to 70 s", "[walltime-too-short]")
+    file.unlink()
+    alice.mt("up slow --keep --time 1")
+    until(lambda: "[walltime-too-short]" in alice.mt("ls").stdout, "the reason in ls", 150)
+    assert "choices" in alice.sh(ask).stdout
+    alice.mt("stop slow")
+    # The file changes under it: first into nonsense, then so that the model is gone.
+    file = alice.here(alice.home) / "models.yaml"
+    good = file.read_text()
+    file.write_text(good.replace("context: 256", "context: many"))
+    refused("up gemma --keep", "models.yaml:", "models.tiny.context", "not 'many'")
+    file.write_text(good.replace("  tiny:", "  tinier:"))
+    refused("up tiny --keep", "tiny")
+    time.sleep(5)
+    assert serves(alice, running)
+    # Its job is lost, and nobody knows what it was.
+    alice.sh(f"scancel {running['job_id']}")
+    until(lambda: "no model 'tiny'" in alice.mt("ls").stdout, "the reason in ls")
+    file.write_text(good)
+    until(lambda: len(ready(alice)) == 1, "it is there again", 120)
+    alice.mt("stop --all")
     alice.assert_nothing_left()
 
 

@@ -56,6 +56,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--user", choices=["root", *USERS], default="alice")
     execute.add_argument("argv", nargs="+", metavar="CMD")
     action("record", _record, "record what Slurm's commands print into tests/fixtures/slurm")
+    sites = action(
+        "record-sites",
+        _record_sites,
+        "record clusters of different makes into tests/fixtures/clusters",
+        flavour=False,
+    )
+    sites.add_argument("sites", nargs="*", metavar="SITE", help="by default all")
     return parser
 
 
@@ -118,6 +125,14 @@ def _record(arguments: argparse.Namespace) -> int:
         print(_record_to(cluster))
     finally:
         cluster.down()
+    return 0
+
+
+def _record_sites(arguments: argparse.Namespace) -> int:
+    from tests.cluster.record_sites import record_sites
+
+    for path in record_sites(arguments.sites):
+        print(path)
     return 0
 
 

@@ -23,6 +23,8 @@ from tests.cluster.rootfs import FLAVOURS, USERS, Flavour
 STATE = "state.json"
 LAPTOP, LOGIN, FIRST_NODE = 9, 10, 11
 """The last parts of the hosts' addresses."""
+SMALL, SMALL_MIB = "small", 64
+"""``/shared/small``: a shared file system that a test can fill."""
 
 
 class ClusterError(RuntimeError):
@@ -61,6 +63,7 @@ class Cluster:
         folder.mkdir(parents=True)
         try:
             (folder / "shared" / "home").mkdir(parents=True)
+            _mount_small(folder / "shared" / SMALL)
             network = _start_network(folder)
             hosts = _start_hosts(folder, flavour, network, nodes, stack)
             _configure(folder, hosts, FLAVOURS[flavour])
@@ -205,8 +208,14 @@ class Cluster:
         self.network.cut(host)
 
     def restore_network(self, host: str) -> None:
-        """Undo :meth:`cut_network`."""
+        """Undo :meth:`cut_network`, and tell Slurm.
+
+        It asks a node that is down once in 20 pings, but one that was resumed (scontrol(1)) at
+        once; it refuses for one that it has not missed.
+        """
         self.network.restore(host)
+        resume = ["scontrol", "update", f"nodename={host}", "state=resume"]
+        self.run("login", resume, "root", check=False)
 
     def node_states(self) -> dict[str, str]:
         """Slurm's word for each compute node, such as ``idle`` or ``down*``."""
@@ -220,15 +229,22 @@ class Cluster:
             states = self.node_states()
             return all(states.get(node) == "idle" for node in self.nodes)
 
-        _wait(idle, f"idle nodes of {self.name}", timeout)
+        try:
+            _wait(idle, f"idle nodes of {self.name}", timeout)
+        except ClusterError as error:
+            nodes = self.run("login", ["scontrol", "show", "nodes"], "root").stdout
+            raise ClusterError(f"{error}:\n{nodes}") from None
 
 
 def remove(folder: Path) -> None:
     """Take down the cluster in ``folder``, whole or half-made; nothing is left of it.
 
-    Its mounts are in its hosts' own namespaces, so they go with the processes.
+    Its mounts are in its hosts' own namespaces, so they go with the processes; all but the small
+    file system.
     """
     process.kill_marked(folder)
+    if os.path.ismount(small := folder / "shared" / SMALL):
+        subprocess.run(["umount", "--lazy", small], check=True)
     if folder.exists():
         shutil.rmtree(folder)
 
@@ -236,6 +252,12 @@ def remove(folder: Path) -> None:
 def running() -> list[str]:
     """Names of the clusters that are up or half-made."""
     return sorted(path.name for path in clusters_dir().glob("*") if path.is_dir())
+
+
+def _mount_small(where: Path) -> None:
+    where.mkdir()
+    options = f"size={SMALL_MIB}m,mode=1777"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", where], check=True)
 
 
 def _start_network(folder: Path) -> Network:
@@ -272,6 +294,7 @@ def _binds(folder: Path, flavour: str, role: Role) -> list[Bind]:
         return []
     return [
         Bind(folder / "shared", "/shared"),
+        Bind(folder / "shared" / SMALL, f"/shared/{SMALL}"),
         Bind(SOURCE, SOURCE_THERE, read_only=True),
         *images.binds(with_apptainer=FLAVOURS[flavour].has_apptainer),
     ]

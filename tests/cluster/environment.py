@@ -62,11 +62,15 @@ def dependencies(pyproject: Path) -> list[str]:
 
 def pip_settings() -> str:
     """This machine's pip settings, from its files and environment, as ``export`` lines."""
-    lines = []
-    for key, value in sorted(_pip_config().items()):
-        name = "PIP_" + key.upper().replace("-", "_")
-        lines.append(f"export {name}={quote(' '.join(value.split()))}\n")
-    return "".join(lines)
+    return "".join(f"export {name}={quote(value)}\n" for name, value in pip_variables().items())
+
+
+def pip_variables() -> dict[str, str]:
+    """This machine's pip settings as variables, for a pip that sees none of its files."""
+    return {
+        "PIP_" + key.upper().replace("-", "_"): " ".join(value.split())
+        for key, value in sorted(_pip_config().items())
+    }
 
 
 def pip_paths() -> list[Path]:

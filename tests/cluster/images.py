@@ -48,9 +48,9 @@ SIF = r"""
 mkdir /out
 cd /out
 export APPTAINER_TMPDIR=/out APPTAINER_CACHEDIR=/out/cache
-apptainer build llama.cpp-cpu.sif /mnt/image
+apptainer build {0} /mnt/image
 rm -rf cache
-chmod 644 llama.cpp-cpu.sif
+chmod 644 {0}
 """
 
 
@@ -77,13 +77,19 @@ def native() -> Path:
 
 def images() -> Path:
     """The folder with ``llama.cpp-cpu.sif``."""
+    return image_folder("llama-sif", LLAMA, "llama.cpp-cpu.sif")
+
+
+def image_folder(entry: str, content: Layer, name: str) -> Path:
+    """A folder of the cache with an Apptainer image ``name``: ``content`` and what is below it."""
     system = FLAVOURS["sid"].system
+    script = SIF.format(name)
 
     def build(part: Path) -> None:
-        build_on(system.stack, part, SIF, image=LLAMA.stack)
+        build_on(system.stack, part, script, image=content.stack)
         (part / "tree" / "out").rename(part / "images")
 
-    return cached("llama-sif", recipe_key(LLAMA.key, SIF), build) / "images"
+    return cached(entry, recipe_key(content.key, script), build) / "images"
 
 
 def models() -> Path:

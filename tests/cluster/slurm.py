@@ -32,9 +32,35 @@ def slurm_conf(nodes: list[str], numbers: dict[str, int], *, books: bool) -> str
     """
     shards = sum(GRES[kind] * each for kind, each in SHARDS.items())
     gres = ",".join([*(f"gpu:{kind}:{count}" for kind, count in GRES.items()), f"shard:{shards}"])
+    everywhere = f"Nodes={','.join(nodes)} State=UP"
     lines = [
+        *daemon_lines(numbers[CONTROLLER], books=books),
+        "GresTypes=gpu,shard",
+        *(
+            f"NodeName={node} NodeAddr={address(numbers[node])} Sockets=1 CoresPerSocket={CPUS}"
+            f" ThreadsPerCore=1 RealMemory={MEMORY_MB} Gres={gres} State=UNKNOWN"
+            for node in nodes
+        ),
+        f"PartitionName=cpu {everywhere} Default=YES MaxTime=1-00:00:00 DefaultTime=01:00:00"
+        " PriorityTier=10 PreemptMode=OFF",
+        f"PartitionName=gpu {everywhere} MaxTime=1-00:00:00 DefaultTime=01:00:00"
+        " PriorityTier=10 PreemptMode=OFF",
+        f"PartitionName=short {everywhere} MaxTime=00:10:00 DefaultTime=00:05:00"
+        " PriorityTier=10 PreemptMode=OFF",
+        f"PartitionName=scavenger {everywhere} MaxTime=1-00:00:00 DefaultTime=01:00:00"
+        " PriorityTier=1 PreemptMode=REQUEUE",
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def daemon_lines(controller: int, *, books: bool) -> list[str]:
+    """Those lines of slurm.conf(5) that tell neither nodes nor partitions.
+
+    ``controller``: the last part of its host's address.
+    """
+    return [
         "ClusterName=cluster",
-        f"SlurmctldHost={CONTROLLER}({address(numbers[CONTROLLER])})",
+        f"SlurmctldHost={CONTROLLER}({address(controller)})",
         "SlurmUser=root",
         "AuthType=auth/munge",
         "CredType=cred/munge",
@@ -63,26 +89,8 @@ def slurm_conf(nodes: list[str], numbers: dict[str, int], *, books: bool) -> str
         "MessageTimeout=15",
         # The nodes pretend to have more cores than this machine.
         "SlurmdParameters=config_overrides",
-        "GresTypes=gpu,shard",
         *(BOOKS_CONF if books else ()),
-        *(
-            f"NodeName={node} NodeAddr={address(numbers[node])} Sockets=1 CoresPerSocket={CPUS}"
-            f" ThreadsPerCore=1 RealMemory={MEMORY_MB} Gres={gres} State=UNKNOWN"
-            for node in nodes
-        ),
     ]
-    everywhere = f"Nodes={','.join(nodes)} State=UP"
-    lines += [
-        f"PartitionName=cpu {everywhere} Default=YES MaxTime=1-00:00:00 DefaultTime=01:00:00"
-        " PriorityTier=10 PreemptMode=OFF",
-        f"PartitionName=gpu {everywhere} MaxTime=1-00:00:00 DefaultTime=01:00:00"
-        " PriorityTier=10 PreemptMode=OFF",
-        f"PartitionName=short {everywhere} MaxTime=00:10:00 DefaultTime=00:05:00"
-        " PriorityTier=10 PreemptMode=OFF",
-        f"PartitionName=scavenger {everywhere} MaxTime=1-00:00:00 DefaultTime=01:00:00"
-        " PriorityTier=1 PreemptMode=REQUEUE",
-    ]
-    return "".join(f"{line}\n" for line in lines if line)
 
 
 def slurmdbd_conf() -> str:

@@ -20,6 +20,18 @@ def fenced(page: Path, language: str) -> list[str]:
     return [match[2] for match in _FENCE.finditer(page.read_text()) if match[1] == language]
 
 
+def typed(page: Path) -> str:
+    """All that a reader types, in order, as a shell script: a block of YAML is the models.yaml of
+    the folder where they are by then."""
+    parts = []
+    for language, text in _FENCE.findall(page.read_text()):
+        if language == "sh":
+            parts.append(text)
+        elif language == "yaml":
+            parts.append(f"cat >models.yaml <<'END'\n{text}END\n")
+    return "".join(parts)
+
+
 def command_lines(page: Path) -> list[str]:
     """Every line of a code block, fenced or indented, that calls mt-submit."""
     found, in_fence = [], False

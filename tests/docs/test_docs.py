@@ -15,6 +15,8 @@ from modeltainer.cli.main import cli
 from tests.docs.code_blocks import ROOT, command_lines, pages
 from tools.reference.__main__ import PAGES
 
+KEY_IN_SIGHT = re.compile(r"--(?:against-)?key[= ]+\\?[\"']?(?:\$|mt-)")
+"""A real key as an option; in a notebook's JSON its quote is escaped."""
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 
 
@@ -82,6 +84,19 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", [name for name in PAGES if name != "reference/cli.md"])
 def test_the_generated_pages_are_current(generated: Path, name: str) -> None:
     assert (generated / name).read_text() == (ROOT / "docs" / name).read_text(), "run: make schema"
+
+
+def test_no_key_on_a_command_line() -> None:
+    """``ps`` shows it to everybody on the machine: commands take it from the environment."""
+    seen = [*pages(), *(ROOT / "notebooks").glob("*.ipynb")]
+    examples = [path for path in (ROOT / "examples").rglob("*") if path.is_file()]
+    seen += [path for path in examples if "node_modules" not in path.parts]
+    assert len(seen) > 50
+    for path in seen:
+        found = KEY_IN_SIGHT.search(path.read_text(errors="replace"))
+        assert found is None, f"{path}: {found}"
+    for bad in ('--key "$K"', '--key \\"$K\\"', "--key=$K", "--key mt-…", '--against-key "$K"'):
+        assert KEY_IN_SIGHT.search(bad)
 
 
 def test_links_lead_somewhere() -> None:
