@@ -38,6 +38,10 @@ class Accounting:
         seconds = time.monotonic() - exchange.started
         metrics.requests.add(route, model, str(status))
         metrics.seconds.of(route, model).observe(seconds)
+        if exchange.asked is not None:
+            metrics.splits.add(exchange.asked, model)
+        if exchange.refused_by:
+            metrics.limited.add(exchange.refused_by)
         if exchange.endpoint is None or exchange.model is None:
             return
         if exchange.first_byte_s is not None and exchange.progress.is_stream:
@@ -56,13 +60,13 @@ class Accounting:
             return
         self._waiting.append(
             UsageRecord(
-                unix=round(time.time(), 3),
+                unix=int(time.time() * 1e3) / 1e3,
                 key_id=exchange.key.id if exchange.key else "none",
                 key_name=exchange.key.name if exchange.key else "",
                 model=exchange.model,
                 route=route,
                 status=status,
-                seconds=round(seconds, 4),
+                seconds=int(seconds * 1e4) / 1e4,
                 prompt_tokens=prompt,
                 completion_tokens=completion,
                 events=meter.events if meter is not None else 0,

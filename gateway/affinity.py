@@ -15,18 +15,17 @@ from typing import Any
 import msgspec
 
 from modeltainer.gateway.body import Body
-from modeltainer.gateway.errors import Headers
 
 PREFIX_BYTES = 1024
 """Of each message up to the first of the user's, or of a plain prompt."""
 
 
-def session_key(headers: Headers, body: Body) -> bytes | None:
-    """What a client names its session by: the header ``X-Session-Id``, else ``prompt_cache_key`` in
-    the body (OpenAI's own field for requests that share a prompt), else None."""
-    for name, value in headers:
-        if name == b"x-session-id" and value:
-            return b"session:" + value
+def session_key(session: bytes | None, body: Body) -> bytes | None:
+    """What a client names its session by: the header ``X-Session-Id`` (``session``), else
+    ``prompt_cache_key`` in the body (OpenAI's own field for requests that share a prompt), else
+    None."""
+    if session is not None:
+        return b"session:" + session
     named = body.head.prompt_cache_key
     return b"session:" + named.encode() if isinstance(named, str) and named else None
 

@@ -23,7 +23,8 @@ from modeltainer.gateway.config_watch import watch
 from modeltainer.gateway.demand_book import DemandBook
 from modeltainer.gateway.endpoint_set import EndpointSet, LiveEndpoint
 from modeltainer.gateway.errors import GatewayError, Message, Receive, Scope, Send, send_error
-from modeltainer.gateway.headers import request_id
+from modeltainer.gateway.fast_path import FastPath
+from modeltainer.gateway.headers import look_at
 from modeltainer.gateway.limits import AnyLimiter, Limiter
 from modeltainer.gateway.log import JsonLog
 from modeltainer.gateway.metrics import Metrics
@@ -93,6 +94,14 @@ class Gateway:
             workers=1 if peers is None else peers.workers,
             tracer=self._tracer,
         )
+        self.fast_path = FastPath(
+            self.proxy,
+            settings,
+            endpoints=self.endpoints,
+            authenticator=self.authenticator,
+            metrics=self.metrics,
+            book=self.book,
+        )
         self._add_gauges()
         self._ring = ring
         self._follower: RegistryFollower | None = None
@@ -110,7 +119,7 @@ class Gateway:
         if route is not None and scope["method"] == "POST":
             await self.proxy(scope, receive, send, route)
             return
-        rid = request_id(scope["headers"])
+        rid = look_at(scope["headers"]).request_id
 
         async def tagged(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import msgspec
 
 from modeltainer.gateway.first_event import FirstEvent, Verdict
-from modeltainer.gateway.headers import is_event_stream
 from modeltainer.gateway.upstream import (
     ConnectionDiedError,
     EmptyStreamError,
@@ -52,10 +51,9 @@ class Patience:
 
 async def begin(
     connection: UpstreamConnection,
-    request: tuple[bytes | memoryview, ...],
     patience: Patience,
 ) -> tuple[ResponseHead, bytes | None]:
-    """Send a request and wait until its answer has begun: a stream with its first event, any other
+    """Wait until the answer to a request has begun: a stream with its first event, any other
     with the first piece of its body. What has come of the body is given back, None when it is
     empty.
 
@@ -66,7 +64,7 @@ async def begin(
         UpstreamError: died, not HTTP, or nothing came in time.
     """
     try:
-        return await _begin(connection, request, patience)
+        return await _begin(connection, patience)
     except UpstreamTimeoutError as error:
         if patience.hurried:
             raise SlowStartError(str(error)) from error
@@ -75,7 +73,6 @@ async def begin(
 
 async def _begin(
     connection: UpstreamConnection,
-    request: tuple[bytes | memoryview, ...],
     patience: Patience,
 ) -> tuple[ResponseHead, bytes | None]:
     deadline = time.monotonic() + patience.limit_s
@@ -92,11 +89,10 @@ async def _begin(
             except UpstreamTimeoutError:
                 await patience.ping()
 
-    await connection.send(request, patience.limit_s)
     if not connection.head_done:
         await patiently(connection.wait_head)
     head = await connection.head(patience.limit_s)
-    if head.status != 200 or not is_event_stream(head.headers):
+    if head.status != 200 or not head.is_stream:
         if not connection.body_waits:
             await patiently(connection.wait_body)
         return head, await connection.chunk(patience.limit_s)

@@ -57,6 +57,15 @@ class Authenticator:
             await asyncio.to_thread(self._ring.refresh)
             await asyncio.sleep(LOOK_AGAIN_S)
 
+    @property
+    def generation(self) -> int:
+        """Grows with each change of the keys."""
+        return self._ring.generation
+
+    def still_valid(self, key: KeyRecord, generation: int) -> bool:
+        """Whether what :meth:`identify` has found is valid yet; ``generation``: as it was then."""
+        return self._ring.still_valid(key, generation)
+
     def identify(self, headers: Sequence[tuple[bytes, bytes]]) -> KeyRecord:
         """The key of a request.
 

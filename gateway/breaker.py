@@ -61,8 +61,10 @@ class Breaker:
 
     def begin(self, now: float) -> bool:
         """A request passes that :meth:`admits` has let in; True when it is the probe."""
+        if self._open_until is None:
+            return False
         self._probing = self._probing or self.state(now) is BreakerState.HALF_OPEN
-        return self._open_until is not None
+        return True
 
     def succeeded(self, probe: bool) -> None:
         """The endpoint has answered. What was sent before it opened changes nothing."""

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from modeltainer.gateway.errors import Scope
 from modeltainer.gateway.families import Family, error_document
-from modeltainer.gateway.joined_writes import JoinedWrites
+from modeltainer.gateway.outbox import JoinedWrites
 
 EXTENSION = "modeltainer.connection"
 
@@ -23,7 +23,7 @@ EXTENSION = "modeltainer.connection"
 class ClientConnection:
     """The connection a request came on."""
 
-    def __init__(self, cycle: RequestResponseCycle, transport: asyncio.Transport) -> None:
+    def __init__(self, cycle: RequestResponseCycle, transport: JoinedWrites) -> None:
         self._cycle, self._transport = cycle, transport
         self._when_lost: Callable[[], None] | None = None
         self._lost = False
@@ -63,7 +63,11 @@ class ClientConnection:
 
     def write_chunk(self, data: bytes) -> None:
         """Send a piece of the body, as ASGI's ``http.response.body`` would, without a coroutine."""
-        self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        self._transport.write_now(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def write(self, chunk: bytes) -> None:
+        """As :meth:`write_chunk`, of what is in a chunk already."""
+        self._transport.write_now(chunk)
 
     def close_after_answer(self) -> None:
         """Let no further request come on it."""
@@ -122,7 +126,7 @@ class ClientProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         cycle: Any = self.cycle
         if cycle is not None:
-            request = ClientConnection(cycle, self.transport)
+            request = ClientConnection(cycle, cast(JoinedWrites, self.transport))
             self._requests = [request, *(one for one in self._requests if not one.over)]
             scope: Any = self.scope
             scope["extensions"] = {EXTENSION: request}

@@ -115,13 +115,16 @@ class EndpointSet:
     ) -> LiveEndpoint | None:
         """The endpoint for one more attempt; None when there is none left."""
         left = [one for one in self._open(model) if one.key not in failed]
-        candidates = lasting(left, time.time() + self._settings.walltime_reserve)
-        target = choose(
-            candidates,
-            outstanding={one.key: self._live[one.key].outstanding for one in candidates},
-            last_turn=self._turns,
-            affinity=affinity,
-        )
+        if len(left) == 1:
+            target: Target | None = left[0]
+        else:
+            candidates = lasting(left, time.time() + self._settings.walltime_reserve)
+            target = choose(
+                candidates,
+                outstanding={one.key: self._live[one.key].outstanding for one in candidates},
+                last_turn=self._turns,
+                affinity=affinity,
+            )
         if target is None:
             return None
         self._turn += 1

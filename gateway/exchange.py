@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from modeltainer.gateway.client_connection import ClientConnection
-from modeltainer.gateway.errors import Headers, Send
-from modeltainer.gateway.headers import stream_start
+from modeltainer.gateway.errors import Send
+from modeltainer.gateway.headers import Fields, stream_start
 from modeltainer.gateway.limits import Limits, Reservation
 from modeltainer.gateway.paths import Route
 from modeltainer.gateway.relay import Progress
@@ -34,10 +35,10 @@ class Exchange:
     """One request; at its end it becomes a log line."""
 
     request_id: str
-    method: str
     route: Route
-    query: bytes
-    headers: Headers
+    target: bytes
+    """Path and query as the engine is asked for them."""
+    fields: Fields
     send: Send
     client: ClientConnection | None
     started: float = field(default_factory=time.monotonic)
@@ -47,32 +48,41 @@ class Exchange:
     meter: Meter | None = None
     limits: Limits | None = None
     reservation: Reservation | None = None
+    refused_by: str = ""
+    """The limit of its key that it is over."""
     prompt_estimate: int = 0
     """Tokens of the prompt, guessed from its length; 0 for a form, which is a file for the most."""
     buffered_bytes: int = 0
     """Of its body, as held in the budget."""
     read_at: float = 0.0
-    """When its body was complete, or the model that it was held for had come up."""
+    """When its body was complete, or the model that it was held for had come up; 0 when that is
+    taken note of."""
     model: str | None = None
     asked: str | None = None
     """The name that was asked for, where it is split among models."""
     affinity: bytes | None = None
     """What the request belongs to."""
     stream: bool = False
+    tried: set[str] = field(default_factory=set)
+    """Endpoints that were asked."""
     endpoint: str | None = None
-    attempts: int = 0
+    """The last of them."""
     first_byte_s: float | None = None
     interrupted: Interruption | None = None
     task: asyncio.Task[Any] | None = None
+    """What carries it; None while callbacks alone do."""
+    hand_over: Callable[[], None] | None = None
+    """Has a task carry on from where the callbacks are."""
+    alarm: asyncio.TimerHandle | None = None
+    """Goes off when it takes too long as a whole."""
     over: bool = False
     span: Span | None = None
     """Its trace, where traces are kept."""
 
     @property
-    def target(self) -> str:
-        """Path and query as the engine is asked for them."""
-        query = self.query.decode("latin-1")
-        return f"{self.route.path}?{query}" if query else self.route.path
+    def attempts(self) -> int:
+        """How many endpoints were asked."""
+        return len(self.tried)
 
     @property
     def client_gone(self) -> bool:
@@ -91,9 +101,13 @@ class Exchange:
 
     def interrupt(self, why: Interruption) -> None:
         """Stop at once, wherever the request stands; what comes first counts."""
-        if not self.over and self.interrupted is None and self.task is not None:
-            self.interrupted = why
+        if self.over or self.interrupted is not None:
+            return
+        self.interrupted = why
+        if self.task is not None:
             self.task.cancel()
+        elif self.hand_over is not None:
+            self.hand_over()  # the task sees it when it begins
 
     def leave(self) -> None:
         """The client has left."""

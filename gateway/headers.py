@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable
+from dataclasses import dataclass
 
 from modeltainer.gateway.errors import Headers
 from modeltainer.gateway.routing import Target
+from modeltainer.gateway.upstream import ResponseHead
 
 HOP_BY_HOP = frozenset(
     {
@@ -52,15 +53,56 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The client's ``X-Request-Id`` where it is harmless in a header and a log, else a new one."""
+@dataclass(slots=True)
+class Fields:
+    """What a request's header fields say. A client's next request has the same ones for the most,
+    so they need not be looked at again."""
+
+    raw: Headers
+    forwarded: bytes
+    """The lines that an engine gets of them: less the hop-by-hop ones, the key, and ours."""
+    given_id: str | None = None
+    """The client's ``X-Request-Id``, where it is harmless in a header and a log."""
+    given_trace: str | None = None
+    """The client's ``traceparent``, where it is whole."""
+    session: bytes | None = None
+    """The session that it names."""
+
+    @property
+    def request_id(self) -> str:
+        """The client's, else a new one each time."""
+        # A name for logs, not a secret.
+        return self.given_id or f"req-{random.getrandbits(96):024x}"
+
+    @property
+    def trace(self) -> str:
+        """The client's, else a new one each time.
+
+        Form: https://www.w3.org/TR/trace-context/#traceparent-header
+        """
+        if self.given_trace is not None:
+            return self.given_trace
+        # Names for a log, not secrets; neither of the two may be all zeros.
+        digits = f"{random.getrandbits(192) | 1 << 64 | 1:048x}"
+        return f"00-{digits[:32]}-{digits[32:]}-01"
+
+
+def look_at(headers: Headers) -> Fields:
+    """See what a request's header fields say; names are in lower case."""
+    lines = [b"%b: %b\r\n" % field for field in _kept(headers, _NOT_UPSTREAM)]
+    found = Fields(headers, b"".join(lines))
     for name, value in headers:
-        if name == b"x-request-id":
+        if name == b"x-request-id" and found.given_id is None:
             given = value.decode("latin-1")
             if _REQUEST_ID.fullmatch(given):
-                return given
-            break
-    return f"req-{random.getrandbits(96):024x}"  # a name for logs, not a secret
+                found.given_id = given
+        elif name == b"traceparent" and found.given_trace is None:
+            given = value.decode("latin-1").strip()
+            if _TRACEPARENT.fullmatch(given):
+                found.given_trace = given
+        elif name == b"x-session-id" and value:
+            found.session = value
+    return found
 
 
 def _kept(headers: Headers, dropped: frozenset[bytes]) -> Headers:
@@ -73,44 +115,15 @@ def _kept(headers: Headers, dropped: frozenset[bytes]) -> Headers:
     return kept
 
 
-def traceparent(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The client's trace where its header is whole, else a new one.
-
-    Form: https://www.w3.org/TR/trace-context/#traceparent-header
-    """
-    for name, value in headers:
-        if name == b"traceparent":
-            given = value.decode("latin-1").strip()
-            if _TRACEPARENT.fullmatch(given):
-                return given
-    # Names for a log, not secrets.
-    trace, span = random.getrandbits(128) or 1, random.getrandbits(64) or 1
-    return f"00-{trace:032x}-{span:016x}-01"
-
-
 def request_head(
-    path: str, headers: Headers, target: Target, length: int, *, rid: str, trace: str
+    path: bytes, fields: Fields, target: Target, length: int, *, rid: str, trace: str
 ) -> bytes:
     """The head of the request to an engine: the client's fields less the hop-by-hop ones and its
     key; ours in their place."""
-    lines = [
-        f"POST {path} HTTP/1.1\r\nhost: {target.address}\r\n"
-        f"authorization: Bearer {target.api_key}\r\naccept-encoding: identity\r\n"
-        f"x-request-id: {rid}\r\ntraceparent: {trace}\r\ncontent-length: {length}\r\n".encode(
-            "latin-1"
-        )
-    ]
-    lines += [b"%s: %s\r\n" % field for field in _kept(headers, _NOT_UPSTREAM)]
-    lines.append(b"\r\n")
-    return b"".join(lines)
-
-
-def is_event_stream(headers: Headers) -> bool:
-    """Whether an answer is a stream of server-sent events."""
-    for name, value in headers:
-        if name == b"content-type" and value.strip().lower().startswith(b"text/event-stream"):
-            return True
-    return False
+    return (
+        b"POST %b HTTP/1.1\r\n%bx-request-id: %b\r\ntraceparent: %b\r\ncontent-length: %d\r\n%b\r\n"
+        % (path, target.preamble, rid.encode(), trace.encode(), length, fields.forwarded)
+    )
 
 
 def stream_start(rid: str) -> Headers:
@@ -122,11 +135,11 @@ def stream_start(rid: str) -> Headers:
     ]
 
 
-def response_headers(headers: Headers, rid: str, attempts: int, model: str) -> Headers:
+def response_headers(head: ResponseHead, rid: str, attempts: int, model: str) -> Headers:
     """An engine's header fields for the client. Streams are marked so that no proxy on the way
     (nginx, Open OnDemand) holds them back."""
-    kept = _kept(headers, _NOT_DOWNSTREAM)
-    if is_event_stream(headers):
+    kept = _kept(head.headers, _NOT_DOWNSTREAM)
+    if head.is_stream:
         kept = [field for field in kept if field[0] not in _NOT_OF_STREAMS]
         kept += _STREAM.items()
     kept.append((b"x-request-id", rid.encode()))

@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+_encoder = msgspec.json.Encoder()
 _BREAKS = tuple((one.encode(), b"\\u%04x" % ord(one)) for one in "\x85\u2028\u2029")
 """What some readers take for the end of a line, and JSON lets stand as it is."""
+
+
+class RequestLine(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """One request, at its end; fields without a value are left out."""
+
+    time: str
+    level: str
+    event: str = msgspec.field(default_factory=lambda: "request")
+    request_id: str
+    method: str = msgspec.field(default_factory=lambda: "POST")
+    path: str
+    model: str | None = None
+    split: str | None = None
+    stream: bool
+    endpoint: str | None = None
+    status: int
+    error: str | None = None
+    bytes: int
+    duration_s: float
+    ttfb_s: float | None = None
+    attempts: int
+    key_id: str | None = None
+    client_gone: bool
 
 
 class JsonLog:
@@ -30,34 +57,44 @@ class JsonLog:
             else os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         )
         self._lock = threading.Lock()
+        self._waiting: deque[bytes] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._stamp = (0, "")
         """A second and how it is written: most lines come in the second of the line before."""
 
     def event(self, level: str, event: str, **fields: Any) -> None:
         """Write one line; fields that are None are left out. JSON escapes line breaks, so one
         event is always one line. A log that cannot be written never fails a request."""
+        line: dict[str, Any] = {"time": self.stamp(), "level": level, "event": event}
+        for name, value in fields.items():
+            if value is not None:
+                line[name] = value
+        self._waiting.append(_one_line(msgspec.json.encode(line, enc_hook=str)))
+        self._flush()
+
+    def request(self, line: RequestLine) -> None:
+        """As :meth:`event`, for the one event that comes with each request; on the event loop,
+        which writes the lines of one turn together."""
+        self._waiting.append(_one_line(_encoder.encode(line)))
+        if len(self._waiting) == 1:
+            self._loop = self._loop or asyncio.get_running_loop()
+            self._loop.call_soon(self._flush)
+
+    def stamp(self) -> str:
+        """Now, as lines have it."""
         now = time.time()
         second, stamp = self._stamp
         if second != int(now):
             second, stamp = int(now), time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
             self._stamp = second, stamp
-        line: dict[str, Any] = {
-            "time": f"{stamp}.{int(now % 1 * 1000):03}Z",
-            "level": level,
-            "event": event,
-        }
-        for name, value in fields.items():
-            if value is not None:
-                line[name] = value
-        data = msgspec.json.encode(line, enc_hook=str) + b"\n"
-        if not data.isascii():
-            for character, escape in _BREAKS:
-                data = data.replace(character, escape)
+        return f"{stamp}.{int(now % 1 * 1000):03}Z"
+
+    def _flush(self) -> None:
         with self._lock:
-            try:
-                os.write(self._descriptor, data)
-            except OSError:
-                return
+            # Another thread may add one meanwhile.
+            lines = b"".join(self._waiting.popleft() for _ in range(len(self._waiting)))
+            with contextlib.suppress(OSError):
+                os.write(self._descriptor, lines)
 
     def info(self, event: str, **fields: Any) -> None:
         """An event of normal running."""
@@ -66,6 +103,13 @@ class JsonLog:
     def warning(self, event: str, **fields: Any) -> None:
         """An event that somebody should look at."""
         self.event("warning", event, **fields)
+
+
+def _one_line(data: bytes) -> bytes:
+    if not data.isascii():
+        for character, escape in _BREAKS:
+            data = data.replace(character, escape)
+    return data + b"\n"
 
 
 class ServerLogHandler(logging.Handler):

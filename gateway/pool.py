@@ -68,7 +68,7 @@ class Pool:
             self.taken += 1
         try:
             if not fresh:
-                kept = self._take_kept()
+                kept = self._kept()
                 if kept is not None:
                     return kept
             return await connect(self._host, self._port, self._connect_timeout, self._tls)
@@ -102,7 +102,16 @@ class Pool:
             connection.close()
         self._idle.clear()
 
-    def _take_kept(self) -> UpstreamConnection | None:
+    def take_kept(self) -> UpstreamConnection | None:
+        """As :meth:`acquire`, without waiting: None when none is kept, or all may be taken."""
+        if self.taken >= self._limit:
+            return None
+        kept = self._kept()
+        if kept is not None:
+            self.taken += 1
+        return kept
+
+    def _kept(self) -> UpstreamConnection | None:
         oldest = time.monotonic() - self._keep_idle
         while self._idle:
             connection = self._idle.pop()

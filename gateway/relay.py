@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Protocol
 
 from modeltainer.gateway.client_connection import ClientConnection
 from modeltainer.gateway.errors import Headers, Send
 from modeltainer.gateway.families import Family, error_frame
-from modeltainer.gateway.headers import is_event_stream
 from modeltainer.gateway.metrics import Distribution
 from modeltainer.gateway.token_meter import Meter
-from modeltainer.gateway.upstream import UpstreamConnection, UpstreamError, UpstreamTimeoutError
+from modeltainer.gateway.upstream import (
+    ResponseHead,
+    UpstreamConnection,
+    UpstreamError,
+    UpstreamTimeoutError,
+)
 
 DONE_GRACE_S = 0.5
 """How long after ``[DONE]`` the engine may take to end its answer; some never do."""
@@ -21,6 +26,8 @@ _WINDOW = 64
 
 class StreamTail:
     """The last bytes of an event stream: has ``[DONE]`` passed, and does an event end here?"""
+
+    __slots__ = ("_tail",)
 
     def __init__(self) -> None:
         self._tail = b""
@@ -37,7 +44,7 @@ class StreamTail:
     @property
     def done(self) -> bool:
         """The last event was ``data: [DONE]``."""
-        if not self.at_boundary:
+        if b"[DONE]" not in self._tail or not self.at_boundary:
             return False
         line = self._tail.rstrip(b"\r\n")
         for form in (b"data: [DONE]", b"data:[DONE]"):
@@ -47,7 +54,7 @@ class StreamTail:
         return False
 
 
-@dataclass
+@dataclass(slots=True)
 class Progress:
     """How far an answer has come; kept up to date while it is relayed."""
 
@@ -63,11 +70,28 @@ class Progress:
     """It broke off and the client was not told in words: its connection must be cut."""
 
 
-class _StraightOn:
+class ChunkWriter(Protocol):
+    """A client's connection, as far as a chunked answer goes."""
+
+    @property
+    def takes_chunks(self) -> bool:
+        """:meth:`write_chunk` may be called: a chunked answer has begun, and the client reads it as
+        fast as it comes."""
+
+    def write_chunk(self, data: bytes) -> None:
+        """Send a piece of the body."""
+
+    def write(self, chunk: bytes) -> None:
+        """Send a piece of the body that is in a chunk already."""
+
+
+class StraightOn:
     """Sends the events of a stream from where they arrive: a :class:`Sink`."""
 
+    __slots__ = ("_came", "_client", "_gaps", "_meter", "_progress")
+
     def __init__(
-        self, client: ClientConnection | None, progress: Progress, meter: Meter, gaps: Distribution
+        self, client: ChunkWriter | None, progress: Progress, meter: Meter, gaps: Distribution
     ) -> None:
         """``client``: None where the server does not say what its client's connection is; then it
         is never open."""
@@ -78,24 +102,57 @@ class _StraightOn:
     def open(self) -> bool:
         return self._client is not None and self._client.takes_chunks
 
-    def came(self) -> None:
-        """A piece has arrived, this way or by a turn of the loop: how long after the last one?"""
+    def came(self) -> float:
+        """A piece has arrived, this way or by a turn of the loop: how long after the last one?
+        When it is (monotonic seconds)."""
         now = monotonic()
         if self._came:
             self._gaps.observe(now - self._came)
         self._came = now
+        return now
 
-    def take(self, piece: bytes) -> bool:
+    def take_chunk(self, data: bytes) -> float:
+        start = data.find(b"\r\n") + 2
+        length = len(data) - start - 2
+        # One whole chunk, worded as servers word it: its length in small hexadecimal figures, and
+        # nothing more about it (RFC 9112, 7.1). In it whole events, and none that is looked at.
+        if (
+            length <= 0
+            or not data.endswith(b"\n\n\r\n")
+            or not data.startswith(b"%x\r\n" % length)
+            or b'"usage"' in data
+            or b"[DONE]" in data
+            or self._client is None
+            or not self._client.takes_chunks
+            or not self._meter.skip(data)
+        ):
+            return 0.0
+        self._progress.sent_bytes += length  # its tail stays as it is: behind a whole event
+        self._client.write(data)
+        return self.came()
+
+    def note(self, piece: bytes) -> bytes:
+        """Take note of a piece; what of it is to be sent."""
         self.came()
         data = self._meter.feed(piece)
+        if data:
+            self._progress.sent_bytes += len(data)
+            self._progress.tail.feed(data)
+        return data
+
+    def finish(self) -> bytes:
+        """The stream is at its end: what was held back."""
+        held = self._meter.finish()
+        self._progress.sent_bytes += len(held)
+        return held
+
+    def take(self, piece: bytes) -> bool:
+        data = self.note(piece)
         if not data:
             return True
         assert self._client is not None  # it was open
-        progress = self._progress
-        progress.sent_bytes += len(data)
-        progress.tail.feed(data)
         self._client.write_chunk(data)
-        return not progress.tail.done
+        return not self._progress.tail.done
 
 
 async def relay(
@@ -104,7 +161,7 @@ async def relay(
     send: Send,
     *,
     client: ClientConnection | None,
-    status: int,
+    head: ResponseHead,
     headers: Headers,
     idle_timeout: float,
     progress: Progress,
@@ -113,18 +170,18 @@ async def relay(
     hang_up: Callable[[], None],
     family: Family,
 ) -> None:
-    """Send status, headers and body; ``first`` is the body's first piece, None an empty body.
+    """Send status, ``headers`` and body; ``first`` is the body's first piece, None an empty body.
 
     An event stream that breaks off ends with an error event and without ``[DONE]``; any other
     answer just ends, and :attr:`Progress.truncated` is set. ``hang_up`` has the client's connection
     closed after the answer. Status and headers are left out where pings have made a beginning.
     """
-    is_stream = is_event_stream(headers)
+    is_stream = head.is_stream
     if not progress.started:
-        progress.started, progress.status, progress.is_stream = True, status, is_stream
-        await send({"type": "http.response.start", "status": status, "headers": headers})
+        progress.started, progress.status, progress.is_stream = True, head.status, is_stream
+        await send({"type": "http.response.start", "status": head.status, "headers": headers})
     tail, piece = progress.tail, first
-    straight = _StraightOn(client, progress, meter, gaps) if is_stream else None
+    straight = StraightOn(client, progress, meter, gaps) if is_stream else None
 
     async def give(data: bytes, more: bool) -> None:
         progress.sent_bytes += len(data)

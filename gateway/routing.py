@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from modeltainer.gateway.affinity import score
 
@@ -35,6 +36,14 @@ class Target:
     """PEM of the only certificate that is trusted there; None: plain HTTP."""
     ends_unix: float | None = None
     """When its job ends."""
+
+    @cached_property
+    def preamble(self) -> bytes:
+        """The header fields that each request to it begins with."""
+        return (
+            f"host: {self.address}\r\nauthorization: Bearer {self.api_key}\r\n"
+            "accept-encoding: identity\r\n"
+        ).encode("latin-1")
 
     @property
     def address(self) -> str:

@@ -9,13 +9,14 @@ the head; for the body a time that grows with what has come.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
-from modeltainer.gateway.client_connection import ClientProtocol
 from modeltainer.gateway.errors import GatewayError
+from modeltainer.gateway.fast_connection import FastProtocol
 
 
-class TimedProtocol(ClientProtocol):
+class TimedProtocol(FastProtocol):
     """One client's connection."""
 
     head_timeout_s = 20.0
@@ -29,34 +30,46 @@ class TimedProtocol(ClientProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # One timer for all limits: most requests are there before any would have to be set.
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._late: Callable[[], None] | None = None
+        """What is done at the deadline; None: nothing is waited for."""
+        self._deadline = 0.0
         self._in_head = True
         self._head_bytes = 0
-        self._deadline = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await_head()
+        self._wait(self._head_is_late, self.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm()
+        self._late = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
-            if self._timer is None:
-                self._await_head()
+            if not self._head_bytes:
+                self._late = None  # what was waited for has begun
             # What follows the head in the same packet counts too, so this is more than it needs.
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > self.max_head_bytes:
-            self._refuse(b"431 Request Header Fields Too Large", "The request's head is too large")
+        if self._in_head and self._head_bytes:
+            if self._head_bytes > self.max_head_bytes:
+                message = "The request's head is too large"
+                self._refuse(b"431 Request Header Fields Too Large", message)
+            elif self._late is None:
+                self._wait(self._head_is_late, self.head_timeout_s)
+        elif self._late is not None:
+            self._keep_time()
 
     def on_headers_complete(self) -> None:
-        self._disarm()
         self._in_head, self._head_bytes = False, 0
+        self._late = self._look_at_body
         self._deadline = self.loop.time() + self.body_timeout_s
-        self._timer = self.loop.call_at(self._deadline, self._look_at_body)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -64,44 +77,57 @@ class TimedProtocol(ClientProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._disarm()
+        self._late = None
         self._in_head = True
         super().on_message_complete()
 
-    def _await_head(self) -> None:
-        self._timer = self.loop.call_later(self.head_timeout_s, self._head_is_late)
+    def answered(self) -> None:
+        super().answered()
+        self._wait(self.timeout_keep_alive_handler, self.timeout_keep_alive)
+
+    def _wait(self, late: Callable[[], None], seconds: float) -> None:
+        """Have ``late`` called unless something comes within so many seconds."""
+        self._late, self._deadline = late, self.loop.time() + seconds
+        self._keep_time()
+
+    def _keep_time(self) -> None:
+        if self._timer is None or self._timer_at > self._deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = self._deadline
+            self._timer = self.loop.call_at(self._deadline, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._late is None:
+            return
+        if self.loop.time() < self._deadline:
+            self._keep_time()
+            return
+        late, self._late = self._late, None
+        late()
 
     def _head_is_late(self) -> None:
-        self._timer = None
         if self._head_bytes:
             self._refuse(b"408 Request Timeout", "The request's head took too long to come")
         else:
             self.transport.close()
 
     def _look_at_body(self) -> None:
-        now = self.loop.time()
         if self.flow.read_paused:
             # We are the slow side: the body waits in the socket until it is asked for.
-            self._deadline = now + self.body_timeout_s
-        if now < self._deadline:
-            self._timer = self.loop.call_at(self._deadline, self._look_at_body)
+            self._wait(self._look_at_body, self.body_timeout_s)
             return
-        self._timer = None
         self._refuse(b"408 Request Timeout", "The request's body took too long to come")
 
     def _refuse(self, status: bytes, message: str) -> None:
-        self._disarm()
+        self._late = None
         if self.transport.is_closing():
             return
-        if self._in_head or not self.cycle.response_started:
+        if self._in_head or self._head is not None or not self.cycle.response_started:
             body = GatewayError(int(status[:3]), message, "request_too_slow_or_large").body()
             self.transport.write(
                 b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
                 b"connection: close\r\n\r\n%s" % (status, len(body), body)
             )
         self.transport.close()
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None

@@ -18,6 +18,8 @@ _MAX_EVENT = 64 * 1024
 """Most are far shorter; longer ones (the last of the Responses API, which has the whole answer)
 are not held back, and searched as they pass."""
 _NAME = b'"usage"'
+_FLAT = re.compile(rb'"usage"[ \t\n\r]*:[ \t\n\r]*(\{[^{}]*\})')
+"""Counts without objects in them."""
 _WINDOW = 8 * 1024
 """Longest stretch in which token counts may stand."""
 _BEGINNINGS = frozenset({"message_start", "response.created", "response.in_progress"})
@@ -25,7 +27,7 @@ _BEGINNINGS = frozenset({"message_start", "response.created", "response.in_progr
 _decoder = json.JSONDecoder()
 
 
-@dataclass
+@dataclass(slots=True)
 class Tokens:
     """Token counts of one answer; None while the engine has not named them."""
 
@@ -38,23 +40,32 @@ class Tokens:
         count yet."""
         if not isinstance(usage, dict):
             return
-        for names, field in (
-            (("prompt_tokens", "input_tokens"), "prompt"),
-            (("completion_tokens", "output_tokens"), "completion"),
-        ):
-            if begun and field == "completion":
-                return
-            for name in names:
-                value = usage.get(name)
-                if isinstance(value, int) and value >= begun:  # 0: a server that does not know yet
-                    setattr(self, field, value)
-        if self.completion is None and isinstance(usage.get("total_tokens"), int):
+        prompt = _count(usage, "prompt_tokens", "input_tokens", begun)
+        if prompt is not None:
+            self.prompt = prompt
+        if begun:
+            return
+        completion = _count(usage, "completion_tokens", "output_tokens", 0)
+        if completion is not None:
+            self.completion = completion
+        elif self.completion is None and isinstance(usage.get("total_tokens"), int):
             self.completion = 0  # embeddings name no completion
+
+
+def _count(usage: dict[str, Any], openai: str, anthropic: str, least: int) -> int | None:
+    """``least`` 1: 0 comes from a server that does not know yet."""
+    for name in (anthropic, openai):
+        value = usage.get(name)
+        if isinstance(value, int) and value >= least:
+            return value
+    return None
 
 
 class _Search:
     """Finds the token counts in JSON of any length while it passes, wherever they stand in it and
     however it is cut."""
+
+    __slots__ = ("_held", "_tokens")
 
     def __init__(self, tokens: Tokens) -> None:
         """``tokens``: where they go; of several counts the last ones stay."""
@@ -94,6 +105,7 @@ class _Search:
 class JsonMeter:
     """Looks for the counts in an answer in one piece."""
 
+    __slots__ = ("_search", "tokens")
     events = 0
 
     def __init__(self) -> None:
@@ -105,6 +117,21 @@ class JsonMeter:
         self._search.feed(piece)
         return piece
 
+    def whole(self, answer: bytes) -> bytes:
+        """As :meth:`feed`, of all of it."""
+        found = _FLAT.findall(answer)
+        if len(found) != 1 or answer.count(_NAME) != 1:
+            return self.feed(answer)
+        try:
+            self.tokens.take(msgspec.json.decode(found[0]))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return self.feed(answer)
+        return answer
+
+    def skip(self, events: bytes) -> bool:
+        """It has no events."""
+        return False
+
     def finish(self) -> bytes:
         """The answer has ended; nothing was held back."""
         return b""
@@ -113,6 +140,8 @@ class JsonMeter:
 class StreamMeter:
     """Looks at the events of a stream; with ``strip`` the one that only has the token counts is
     taken out. Then, and only then, a part of an event is held back until it is whole."""
+
+    __slots__ = ("_long", "_part", "_strip", "events", "tokens")
 
     def __init__(self, *, strip: bool) -> None:
         self.tokens = Tokens()
@@ -130,6 +159,14 @@ class StreamMeter:
             self.events += piece.count(b"\n\n")
             return piece
         return self._look(piece)
+
+    def skip(self, events: bytes) -> bool:
+        """Count whole events that name no counts; False: there is the beginning of one already, so
+        they have to be fed."""
+        if self._part or self._long is not None:
+            return False
+        self.events += events.count(b"\n\n")
+        return True
 
     def finish(self) -> bytes:
         """The stream has ended, or broken off: what was held back."""

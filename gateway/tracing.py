@@ -53,7 +53,7 @@ class Tracer:
         """A span within the client's trace, or the first of a new one."""
         carrier = {
             name.decode("latin-1"): value.decode("latin-1")
-            for name, value in exchange.headers
+            for name, value in exchange.fields.raw
             if name in (b"traceparent", b"tracestate")
         }
         span: Span = self._tracer.start_span(

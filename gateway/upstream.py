@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from ssl import SSLCertVerificationError, SSLContext, SSLError
 from typing import Protocol, cast
 
 import httptools
+
+from modeltainer.gateway.outbox import outbox
 
 HIGH_WATER = 128 * 1024
 """Bytes of body that may wait for the client before reading from the engine is paused."""
@@ -85,12 +87,14 @@ class EngineError(UpstreamError):
         self.status, self.document = status, document
 
 
-@dataclass
+@dataclass(slots=True)
 class ResponseHead:
     """Status and header fields of an answer; names are in lower case."""
 
     status: int = 0
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    is_stream: bool = False
+    """The body is a stream of server-sent events."""
 
 
 class Sink(Protocol):
@@ -103,13 +107,50 @@ class Sink(Protocol):
     def take(self, piece: bytes) -> bool:
         """Take a piece; False: the caller of ``pass_on`` is to go on."""
 
+    def take_chunk(self, data: bytes) -> float:
+        """Take what came at the beginning of a chunk, if it is one whole chunk that can be passed
+        on as it is: when that was (monotonic seconds); 0 when it was not taken."""
+
 
 class UpstreamConnection(asyncio.Protocol):
-    """One connection, used by one coroutine at a time.
+    """One connection, used by one coroutine at a time, or by callbacks.
 
     ``send``, then ``head``, then ``chunk`` until it gives None; then :attr:`reusable` says whether
-    the connection may carry another request.
+    the connection may carry another request. Without a coroutine: ``post``, and ``take`` whenever
+    the listener is called; a coroutine may go on from there at any moment (``unlisten``).
     """
+
+    __slots__ = (
+        "_between_chunks",
+        "_busy",
+        "_chunks",
+        "_complete",
+        "_deadline",
+        "_error",
+        "_framed",
+        "_head",
+        "_head_done",
+        "_keep_alive",
+        "_late",
+        "_listener",
+        "_loop",
+        "_lost",
+        "_parser",
+        "_posted",
+        "_read_paused",
+        "_sent",
+        "_sink",
+        "_sink_timeout",
+        "_timer",
+        "_timer_at",
+        "_transport",
+        "_waiter",
+        "_waiting_bytes",
+        "_write_paused",
+        "head_bytes",
+        "idle_since",
+        "used",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -122,6 +163,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._error: Exception | None = None
         self._sink: Sink | None = None
         self._sink_timeout = 0.0
+        self._listener: Callable[[], None] | None = None
+        self._posted = b""
         self._lost = False
         self._write_paused = False
         self._read_paused = False
@@ -134,15 +177,17 @@ class UpstreamConnection(asyncio.Protocol):
     def _start_exchange(self) -> None:
         self._head = ResponseHead()
         self._head_done = False
-        self._head_bytes = 0
+        self.head_bytes = 0
+        """Of the answer, up to the piece that ended its head; 0: nothing of it has come."""
         self._framed = False
         self._complete = False
         self._keep_alive = False
+        self._between_chunks = False
         self._sent = False
+        self._late = False
         self._chunks: list[bytes] = []
         self._waiting_bytes = 0
         self._busy = True
-        self.response_bytes = 0
 
     # The coroutine's side
 
@@ -203,9 +248,13 @@ class UpstreamConnection(asyncio.Protocol):
             if self._complete:
                 return None
             await self._wait(timeout)
+        return self.take()
+
+    def take(self) -> bytes:
+        """What has arrived of the body since the last call; empty when it is nothing."""
         chunks = self._chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        self._chunks = []
+        chunks.clear()
         self._waiting_bytes = 0
         if self._read_paused and self._transport is not None:
             self._read_paused = False
@@ -226,6 +275,68 @@ class UpstreamConnection(asyncio.Protocol):
                 await self._wait(timeout)
         finally:
             self._sink = None
+
+    # Without a coroutine
+
+    def post(self, request: bytes, listener: Callable[[], None], timeout: float) -> None:
+        """Write a request that is in one piece. From now on ``listener`` is called when something
+        of the answer has come, when it ends, when it has failed (which ``timeout`` seconds without
+        any of it are too)."""
+        self._start_exchange()
+        self.used += 1
+        self._posted = request
+        outbox(self._loop).put(self._write_posted)
+        self._sent = True
+        self._listener = listener
+        self._arm(timeout)
+
+    def _write_posted(self) -> None:
+        posted, self._posted = self._posted, b""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(posted)
+
+    def pass_to(self, sink: Sink, timeout: float) -> None:
+        """As :meth:`pass_on`; then the listener is called."""
+        self._sink, self._sink_timeout = sink, timeout
+        self._arm(timeout)
+
+    def expect_within(self, timeout: float) -> None:
+        """What comes next has to come within so many seconds."""
+        self._arm(timeout)
+
+    def unlisten(self) -> None:
+        """The listener is called no more: a coroutine goes on, or nobody does."""
+        self._listener = self._sink = None
+        self._deadline = 0.0
+
+    def give_time(self) -> None:
+        """That nothing came in time does not count."""
+        self._late = False
+
+    @property
+    def failed(self) -> bool:
+        """The rest of the answer will not come, or not in time."""
+        return self._error is not None or self._late or (self._lost and not self._complete)
+
+    @property
+    def complete(self) -> bool:
+        """All of the answer is there, taken or not."""
+        return self._complete
+
+    @property
+    def response(self) -> ResponseHead:
+        """Status and headers; whole when :attr:`head_done`."""
+        return self._head
+
+    @property
+    def body_left(self) -> bool:
+        """:meth:`take` would give something."""
+        return bool(self._chunks)
+
+    @property
+    def waiting(self) -> bytes:
+        """What :meth:`take` would give."""
+        return b"".join(self._chunks)
 
     def close(self) -> None:
         """Close without waiting for anything still to be written."""
@@ -256,7 +367,7 @@ class UpstreamConnection(asyncio.Protocol):
     def rest(self) -> None:
         """No request is under way: anything that arrives now closes the connection."""
         self._busy = False
-        self._cancel_timer()
+        self._deadline = 0.0  # the timer finds that out by itself: many come and go meanwhile
         self.idle_since = time.monotonic()
 
     def _check(self) -> None:
@@ -264,6 +375,8 @@ class UpstreamConnection(asyncio.Protocol):
             raise self._error
         if self._lost:
             raise ConnectionDiedError("the engine closed the connection")
+        if self._late:
+            raise _late()
 
     async def _wait(self, timeout: float) -> None:
         self._check()
@@ -276,7 +389,9 @@ class UpstreamConnection(asyncio.Protocol):
             self._deadline = 0.0
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._listener is not None:
+            self._listener()
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     # One timer for all waits: moving the deadline is cheaper than a timer per chunk.
@@ -291,14 +406,18 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _on_timer(self) -> None:
         self._timer = None
-        if self._deadline == 0.0 or self._waiter is None:
+        if self._deadline == 0.0:
             return  # nobody waits now; the next wait arms it again
         left = self._deadline - self._loop.time()
         if left > 0.001:
             self._timer_at = self._deadline
             self._timer = self._loop.call_later(left, self._on_timer)
-        elif not self._waiter.done():
-            self._waiter.set_exception(UpstreamTimeoutError("the engine sent nothing in time"))
+            return
+        if self._listener is not None:
+            self._late = True
+            self._listener()
+        elif self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(_late())
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -338,7 +457,13 @@ class UpstreamConnection(asyncio.Protocol):
             self._keep_alive = False
             self.close()
             return
-        self.response_bytes += len(data)
+        sink = self._sink
+        # The parser waits for a chunk, and is as well off without a whole one.
+        if sink is not None and self._between_chunks and (came := sink.take_chunk(data)):
+            self._deadline = came + self._sink_timeout
+            return
+        if not self._head_done:
+            self.head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -346,16 +471,15 @@ class UpstreamConnection(asyncio.Protocol):
                 self._fail(UpstreamProtocolError(f"the engine's answer is not HTTP/1.1: {error}"))
                 return
             self._keep_alive = False
-        if not self._head_done:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._fail(UpstreamProtocolError("the engine's header is too long"))
-                return
-        if self._sink is not None and self._chunks and not self._complete:
-            if self._sink.open:
-                chunks, self._chunks, self._waiting_bytes = self._chunks, [], 0
+        if not self._head_done and self.head_bytes > MAX_HEAD_BYTES:
+            self._fail(UpstreamProtocolError("the engine's header is too long"))
+            return
+        if sink is not None and not self._complete:
+            if not self._chunks:
+                return  # of a chunk, its length alone
+            if sink.open:
                 self._deadline = self._loop.time() + self._sink_timeout
-                if self._sink.take(chunks[0] if len(chunks) == 1 else b"".join(chunks)):
+                if sink.take(self.take()):
                     return
             self._sink = None
         if self._waiting_bytes > HIGH_WATER and not self._read_paused and not self._complete:
@@ -380,14 +504,24 @@ class UpstreamConnection(asyncio.Protocol):
         if self._complete:  # a second answer to one request
             self._keep_alive = False
             return
-        self._head.status = self._parser.get_status_code()
-        if self._head.status < 200:
+        head, status = self._head, self._parser.get_status_code()
+        head.status = status
+        if status < 200:
             return  # an interim answer; the real one follows
         self._head_done = True
         self._keep_alive = self._parser.should_keep_alive()
-        self._framed = self._head.status in (204, 304) or any(
-            name in (b"content-length", b"transfer-encoding") for name, _ in self._head.headers
-        )
+        self._framed = status in (204, 304)
+        for name, value in head.headers:
+            if name in (b"content-length", b"transfer-encoding"):
+                self._framed = True
+            elif name == b"content-type":
+                head.is_stream = value.strip().lower().startswith(b"text/event-stream")
+
+    def on_chunk_header(self) -> None:
+        self._between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self._between_chunks = True
 
     def on_body(self, body: bytes) -> None:
         if self._complete:
@@ -400,6 +534,10 @@ class UpstreamConnection(asyncio.Protocol):
             self._complete = True
         else:
             self._head = ResponseHead()
+
+
+def _late() -> UpstreamTimeoutError:
+    return UpstreamTimeoutError("the engine sent nothing in time")
 
 
 async def connect(

@@ -139,6 +139,8 @@ class KeyRing:
         self._clock = clock
         self._by_file: dict[str, KeyRecord] = {}
         self._by_hash: dict[str, KeyRecord] = {}
+        self.generation = 0
+        """Grows with each change: a record found before the last one may be revoked."""
 
     def refresh(self) -> bool:
         """Read the folder again, and only the files that are new; True when anything changed.
@@ -159,6 +161,7 @@ class KeyRing:
         # One assignment each: lookups run in another thread.
         self._by_hash = {record.sha256: record for record in by_file.values()}
         self._by_file = by_file
+        self.generation += 1
         return True
 
     def find(self, plain: str) -> KeyRecord | None:
@@ -168,6 +171,11 @@ class KeyRing:
         if record is None or not hmac.compare_digest(record.sha256, hashed):
             return None
         return None if record.expired(self._clock()) else record
+
+    def still_valid(self, record: KeyRecord, generation: int) -> bool:
+        """Whether a record that was found when the ring had this :attr:`generation` is valid now,
+        which takes less than to find it again."""
+        return generation == self.generation and not record.expired(self._clock())
 
     def named(self, key_id: str) -> KeyRecord | None:
         """The record of a key that is valid now, by its id."""

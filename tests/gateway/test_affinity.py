@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from modeltainer.config.schema import Config
 from modeltainer.gateway.affinity import choose_arm, prefix_key, score, session_key
 from modeltainer.gateway.body import Body, parse
+from modeltainer.gateway.headers import look_at
 from modeltainer.gateway.routing import choose, lasting
 from modeltainer.registry import keys
 from tests.engine.scripted import Gate
@@ -96,9 +97,10 @@ def test_any_prompt_has_a_key_or_none(messages: Any) -> None:
 
 
 def test_a_session_is_named_by_header_or_body() -> None:
-    assert session_key([(b"x-session-id", b"s")], body(prompt_cache_key="t")) == b"session:s"
-    assert session_key([(b"x-session-id", b"")], body(prompt_cache_key="t")) == b"session:t"
-    assert session_key([], body(prompt_cache_key=7)) is None
+    named, empty = look_at([(b"x-session-id", b"s")]), look_at([(b"x-session-id", b"")])
+    assert session_key(named.session, body(prompt_cache_key="t")) == b"session:s"
+    assert session_key(empty.session, body(prompt_cache_key="t")) == b"session:t"
+    assert session_key(None, body(prompt_cache_key=7)) is None
 
 
 # -- through the gateway --

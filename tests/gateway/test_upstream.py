@@ -399,11 +399,17 @@ def test_any_split_gives_the_same_body(cuts: list[int]) -> None:
     assert asyncio.run(_feed(pieces)) == token("ä") + token("b") + DONE
 
 
-class _FickleSink:
-    """Is open, and has had enough, as it is told; then open and never satisfied."""
+_CHUNK = re.compile(rb"([0-9a-f]+)\r\n(.+)\r\n", re.DOTALL)
 
-    def __init__(self, moods: list[tuple[bool, bool]]) -> None:
+
+class _FickleSink:
+    """Is open, and has had enough, as it is told; then open and never satisfied. It takes whole
+    chunks as they are where it is told to."""
+
+    def __init__(self, moods: list[tuple[bool, bool]], *, chunks: bool = False) -> None:
         self._moods = iter(moods)
+        self._takes_chunks = chunks
+        self.chunks = 0
         self.body = b""
         self.pieces = 0
         self._go_on = True
@@ -417,6 +423,14 @@ class _FickleSink:
         self.body += piece
         self.pieces += 1
         return self._go_on
+
+    def take_chunk(self, data: bytes) -> float:
+        found = _CHUNK.fullmatch(data)
+        if not self._takes_chunks or found is None or int(found[1], 16) != len(found[2]):
+            return 0.0
+        self.chunks += 1
+        self.body += found[2]
+        return time.monotonic()
 
 
 async def _pass_on(pieces: list[bytes], sink: _FickleSink) -> int:
@@ -448,13 +462,14 @@ async def _pass_on(pieces: list[bytes], sink: _FickleSink) -> int:
 @given(
     st.lists(st.integers(0, len(ANSWER)), max_size=20),
     st.lists(st.tuples(st.booleans(), st.booleans()), max_size=20),
+    st.booleans(),
 )
 def test_what_is_passed_on_and_what_is_read_are_the_body_in_order(
-    cuts: list[int], moods: list[tuple[bool, bool]]
+    cuts: list[int], moods: list[tuple[bool, bool]], chunks: bool
 ) -> None:
     edges = [0, *sorted(cuts), len(ANSWER)]
     pieces = [ANSWER[a:b] for a, b in itertools.pairwise(edges) if a < b]
-    sink = _FickleSink(moods)
+    sink = _FickleSink(moods, chunks=chunks)
     asyncio.run(_pass_on(pieces, sink))
     assert sink.body == token("ä") + token("b") + DONE
 
@@ -465,6 +480,15 @@ def test_tokens_in_the_midst_of_a_stream_wake_nobody() -> None:
     woken = asyncio.run(_pass_on([one.data for one in steps if isinstance(one, Send)], sink))
     assert sink.pieces >= 50
     assert woken <= 3
+
+
+def test_whole_chunks_pass_the_parser_by() -> None:
+    steps = stream(*(token(str(n)) for n in range(50)), DONE)
+    pieces = [one.data for one in steps if isinstance(one, Send)]
+    sink = _FickleSink([], chunks=True)
+    asyncio.run(_pass_on(pieces, sink))
+    assert sink.chunks >= 48
+    assert sink.body == b"".join(token(str(n)) for n in range(50)) + DONE
 
 
 @settings(max_examples=300)

@@ -1,0 +1,231 @@
+"""A client's connection that carries plain requests by callbacks (:mod:`.fast_path`), and hands any
+other one to uvicorn's way with requests: as if it had just been read, or had been answered so far.
+
+uvicorn makes a scope, a cycle and a task of a request as soon as its head is there. Here its
+callbacks are held back until the request is known not to be plain.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any, cast
+
+from uvicorn.protocols.http.flow_control import FlowControl
+
+from modeltainer.gateway.client_connection import ClientProtocol
+from modeltainer.gateway.errors import Headers
+from modeltainer.gateway.fast_path import Application, FastExchange, FastPath, PlainHead
+from modeltainer.gateway.outbox import JoinedWrites
+
+_STATUS = b"HTTP/1.1 200 OK\r\n"
+
+
+class _WasRead:
+    """A request that has been read, in place of the parser that has read it: what uvicorn asks that
+    one. The parser itself may be at the next request by now."""
+
+    def get_http_version(self) -> str:
+        return "1.1"
+
+    def get_method(self) -> bytes:
+        return b"POST"
+
+    def should_keep_alive(self) -> bool:
+        return True
+
+    def should_upgrade(self) -> bool:
+        return False
+
+
+class _Chunks:
+    """The chunks of an answer: of a connection, what its stream touches at each token."""
+
+    __slots__ = ("_flow", "write")
+
+    def __init__(self, transport: JoinedWrites, flow: FlowControl) -> None:
+        self.write, self._flow = transport.write_now, flow
+
+    @property
+    def takes_chunks(self) -> bool:
+        """The client reads as fast as they come."""
+        return not self._flow.write_paused
+
+    def write_chunk(self, data: bytes) -> None:
+        """Send one."""
+        self.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+
+class FastProtocol(ClientProtocol):
+    """One client's connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._fast: FastPath | None = getattr(self.config.app, "fast_path", None)
+        self._url = b""
+        self._fields: Headers = []
+        self._length = b""
+        """``Content-Length``, which is not among the fields."""
+        self._known: PlainHead | None = None
+        """The last plain head."""
+        self._head: PlainHead | None = None
+        """Of what is being read, where it is plain so far."""
+        self._reading = False
+        """A part of it is to come yet."""
+        self._came = 0.0
+        self._data: list[bytes] = []
+        self._exchange: FastExchange | None = None
+        """What is under way by callbacks."""
+        self._begun = False
+        """Its answer has."""
+
+    # -- reading --
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._note_reading(False)
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.leave()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._make_way()
+        super().data_received(data)
+        self._note_reading(self._head is not None)
+
+    def _note_reading(self, reading: bool) -> None:
+        """A request of which a part is here is under way already; most come in one piece."""
+        if reading is not self._reading and self._fast is not None:
+            self._reading = reading
+            self._fast.proxy.note_reading(self, reading)
+
+    def on_message_begin(self) -> None:
+        self._make_way()
+        self._url, self._fields, self._length, self._data = b"", [], b"", []
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"content-length":
+            self._length = value
+        else:
+            self._fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        fast, parser = self._fast, self.parser
+        if (
+            fast is not None
+            and self._length
+            and (self.cycle is None or self.cycle.response_complete)
+            and parser.get_method() == b"POST"
+            and parser.should_keep_alive()
+            and parser.get_http_version() == "1.1"
+            and fast.fits(self._length)
+        ):
+            self._head = fast.look_at(self._url, self._fields, self._known)
+        if self._head is None:
+            self._replay_head()
+        else:
+            self._known = self._head
+            self._came = monotonic()
+            self._before_body = False
+
+    def on_body(self, body: bytes) -> None:
+        if self._head is None:
+            super().on_body(body)
+        else:
+            self._data.append(body)
+
+    def on_message_complete(self) -> None:
+        head, self._head = self._head, None
+        if head is None:
+            super().on_message_complete()
+            return
+        assert self._fast is not None
+        self._before_body = True
+        self._begun = False
+        self._exchange = self._fast.begin(self, head, b"".join(self._data), self._came)
+        if self._exchange is None:
+            self._replay(self.app)
+
+    def _make_way(self) -> None:
+        """More has come while a request is under way: uvicorn knows how to have it wait."""
+        if self._exchange is not None:
+            self._exchange.hand_over()
+
+    def _replay_head(self) -> None:
+        super().on_message_begin()
+        super().on_url(self._url)
+        for name, value in self._fields:
+            super().on_header(name, value)
+        if self._length:
+            super().on_header(b"content-length", self._length)
+        super().on_headers_complete()
+
+    def _replay(self, app: Any, *, whole: bool = True) -> None:
+        """Have uvicorn take what was read of a request as if it came now, for ``app``."""
+        ours, self.app = self.app, app
+        parser, self.parser = self.parser, cast(Any, _WasRead())
+        try:
+            self._replay_head()
+            for piece in self._data:
+                super().on_body(piece)
+            if whole:
+                super().on_message_complete()
+        finally:
+            self.app, self.parser = ours, parser
+
+    # -- answering --
+
+    def chunks(self) -> _Chunks:
+        """Where the pieces of the answer go."""
+        return _Chunks(cast(JoinedWrites, self.transport), self.flow)
+
+    def write_whole(self, headers: Headers, body: bytes) -> None:
+        """Send an answer, all of it."""
+        self.transport.write(
+            b"%bcontent-length: %d\r\n\r\n%b" % (self._lines(headers), len(body), body)
+        )
+
+    def write_first_chunk(self, headers: Headers, data: bytes) -> None:
+        """Begin an answer in chunks."""
+        self._begun = True
+        head = self._lines(headers)
+        chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+        self.transport.write(b"%btransfer-encoding: chunked\r\n\r\n%b" % (head, chunk))
+
+    def write_last_chunk(self, data: bytes) -> None:
+        """End an answer in chunks."""
+        if data:
+            self.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
+        else:
+            self.transport.write(b"0\r\n\r\n")
+
+    def _lines(self, headers: Headers) -> bytes:
+        fields = [*self.server_state.default_headers, *headers]
+        return _STATUS + b"".join(
+            [b"%b: %b\r\n" % field for field in fields if field[0] != b"content-length"]
+        )
+
+    def answered(self) -> None:
+        """The answer is complete."""
+        self._exchange = None
+        self.server_state.total_requests += 1
+
+    def hand_over(self, go_on: Application) -> None:
+        """Have an application go on with the request that is under way."""
+        self._exchange = None
+        self._replay(go_on)
+        if self._begun:
+            self.cycle.response_started = True
+            self.cycle.chunked_encoding = True
+
+    def shutdown(self) -> None:
+        """The server is about to end: close after the answer that is under way."""
+        self._make_way()
+        if self._head is not None:
+            self._head = None
+            self._note_reading(False)
+            self._replay(self.app, whole=False)
+        super().shutdown()

@@ -1,0 +1,320 @@
+"""The plain request, carried by callbacks alone: no task, no coroutine, no more turns of the event
+loop than its bytes take.
+
+Plain is what most requests are: JSON of moderate length, for a model that is up, whose first
+endpoint answers with status 200, to a client that reads as fast as the answer comes. Whatever is
+not so, or ceases to be so, is handed over at that moment to a task, which goes on from there
+(:meth:`Proxy.carry_on`): nothing here waits, tries again, or words an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+
+from modeltainer.gateway.auth import Authenticator
+from modeltainer.gateway.body import Body, parse
+from modeltainer.gateway.body_budget import SMALL
+from modeltainer.gateway.demand_book import DemandBook
+from modeltainer.gateway.endpoint_set import EndpointSet, LiveEndpoint
+from modeltainer.gateway.errors import GatewayError, Headers, Message, Receive, Scope, Send
+from modeltainer.gateway.exchange import Exchange, Interruption
+from modeltainer.gateway.first_event import FirstEvent, Verdict
+from modeltainer.gateway.headers import Fields, look_at, response_headers
+from modeltainer.gateway.metrics import Metrics
+from modeltainer.gateway.paths import PROXIED, Route
+from modeltainer.gateway.relay import DONE_GRACE_S, ChunkWriter, StraightOn
+from modeltainer.gateway.settings import GatewaySettings
+from modeltainer.gateway.token_meter import JsonMeter
+from modeltainer.gateway.upstream import UpstreamConnection, UpstreamError
+from modeltainer.registry.keys import KeyRecord
+
+if TYPE_CHECKING:
+    from modeltainer.gateway.proxy import Proxy
+
+_ROUTES = {path.encode(): route for path, route in PROXIED.items() if route.form == "json"}
+_NOT_PLAIN = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
+"""With these fields a body may be of any length, in any form, or not come at all yet."""
+
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class FastClient(Protocol):
+    """The connection that a plain request came on."""
+
+    def chunks(self) -> ChunkWriter:
+        """Where the pieces of an answer in chunks go."""
+
+    def write_whole(self, headers: Headers, body: bytes) -> None:
+        """Send an answer with status 200, all of it."""
+
+    def write_first_chunk(self, headers: Headers, data: bytes) -> None:
+        """Begin an answer with status 200 in chunks."""
+
+    def write_last_chunk(self, data: bytes) -> None:
+        """Send the last piece of an answer in chunks."""
+
+    def answered(self) -> None:
+        """The answer is complete; the next request may come."""
+
+    def hand_over(self, go_on: Application) -> None:
+        """Have an ASGI application go on with the request, in a task."""
+
+
+@dataclass(slots=True)
+class PlainHead:
+    """What the head of a plain request says. The next one on the connection says the same for the
+    most, and need not be looked at again then."""
+
+    target: bytes
+    route: Route
+    fields: Fields
+    """``Content-Length`` is not among them."""
+    key: KeyRecord
+    generation: int
+    """Of the keys, when this one was found."""
+
+
+class FastPath:
+    """Begins plain requests. One per gateway."""
+
+    def __init__(
+        self,
+        proxy: Proxy,
+        settings: GatewaySettings,
+        *,
+        endpoints: EndpointSet,
+        authenticator: Authenticator,
+        metrics: Metrics,
+        book: DemandBook,
+    ) -> None:
+        self.proxy, self.settings = proxy, settings
+        self.metrics, self.book = metrics, book
+        self._endpoints, self._authenticator = endpoints, authenticator
+        self._longest = min(SMALL, settings.max_body_bytes)
+
+    def fits(self, length: bytes) -> bool:
+        """Whether a body of this length, as its field gives it, may be carried so now."""
+        return not self.proxy.draining and 0 < int(length) <= self._longest
+
+    def look_at(self, target: bytes, headers: Headers, known: PlainHead | None) -> PlainHead | None:
+        """Whether a POST may be carried so, as far as its head tells; ``known``: the head of the
+        request before it."""
+        if (
+            known is not None
+            and known.target == target
+            and known.fields.raw == headers
+            and self._authenticator.still_valid(known.key, known.generation)
+        ):
+            return known
+        route = _ROUTES.get(target.partition(b"?")[0])
+        if route is None or any(name in _NOT_PLAIN for name, _ in headers):
+            return None
+        generation = self._authenticator.generation
+        try:
+            key = self._authenticator.identify(headers)
+        except GatewayError:
+            return None
+        return PlainHead(target, route, look_at(headers), key, generation)
+
+    def begin(
+        self, client: FastClient, head: PlainHead, data: bytes, came: float
+    ) -> FastExchange | None:
+        """Send a request on its way; None when it is not plain, and nothing was done. ``came``:
+        when its head did (monotonic seconds)."""
+        proxy, fields = self.proxy, head.fields
+        exchange = Exchange(fields.request_id, head.route, head.target, fields, _nobody, None, came)
+        exchange.key, exchange.read_at = head.key, monotonic()
+        try:
+            body = parse(data)
+            model = proxy.admit(exchange, head.key, body)
+        except GatewayError:
+            return None
+        live = self._endpoints.pick(model, set(), exchange.affinity)
+        if live is None:
+            proxy.give_back(exchange)
+            return None
+        proxy.enter(exchange)
+        self.book.begin(model, waits=False)
+        if body.stream:
+            self.book.asked(exchange, model)
+        return FastExchange(self, client, exchange, live, body)
+
+
+class FastExchange:
+    """One plain request under way."""
+
+    __slots__ = (
+        "_client",
+        "_connecting",
+        "_done",
+        "_path",
+        "_proxy",
+        "_straight",
+        "asked_at",
+        "body",
+        "connection",
+        "exchange",
+        "failure",
+        "live",
+        "trial",
+    )
+
+    def __init__(
+        self,
+        path: FastPath,
+        client: FastClient,
+        exchange: Exchange,
+        live: LiveEndpoint,
+        body: Body,
+    ) -> None:
+        self._path, self._proxy, self._client = path, path.proxy, client
+        self._connecting: asyncio.Task[UpstreamConnection] | None = None
+        self._done = False
+        """``[DONE]`` has passed."""
+        self._straight: StraightOn | None = None
+        """Passes the stream on, once it has begun."""
+        self.exchange, self.live, self.body = exchange, live, body
+        self.connection: UpstreamConnection | None = None
+        """Where the request was sent."""
+        self.asked_at = monotonic()
+        self.failure: UpstreamError | None = None
+        """Why it could not be sent."""
+        self.trial = path.proxy.begin_attempt(exchange, live)
+        exchange.hand_over = self.hand_over
+        kept = live.pool.take_kept()
+        if kept is not None:
+            self._send(kept)
+        else:
+            self._connecting = path.proxy.loop.create_task(live.pool.acquire())
+            self._connecting.add_done_callback(self._connected)
+
+    # -- the way to the engine --
+
+    def _connected(self, task: asyncio.Task[UpstreamConnection]) -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if self._connecting is None:  # handed over, or the client is gone
+            if error is None:
+                self.live.pool.release(task.result())
+            return
+        self._connecting = None
+        if error is None:
+            self._send(task.result())
+        elif isinstance(error, UpstreamError):
+            self.failure = error
+            self.hand_over()
+        else:
+            raise error
+
+    def _send(self, connection: UpstreamConnection) -> None:
+        self.connection = connection
+        patience = self._proxy.patience(self.exchange, self.live.target.model)
+        wait_s = patience.limit_s
+        if patience.ping is not None:
+            wait_s = min(wait_s, patience.ping_every_s)
+        request = b"".join(self._proxy.request(self.exchange, self.live, self.body))
+        connection.post(request, self._came, wait_s)
+
+    # -- the answer --
+
+    def _came(self) -> None:
+        connection = self.connection
+        assert connection is not None
+        if self._straight is None:
+            self._begin_answer(connection)
+        elif connection.complete or (self._done and connection.failed):
+            self._end_stream(connection, self._straight)
+        elif connection.failed or self._done or not self.exchange.progress.tail.done:
+            self.hand_over()
+        else:
+            self._done = True
+            connection.expect_within(DONE_GRACE_S)
+
+    def _begin_answer(self, connection: UpstreamConnection) -> None:
+        if not connection.body_waits:
+            if connection.failed:
+                self.hand_over()
+            return
+        head = connection.response
+        if head.is_stream:
+            plain = FirstEvent().feed(connection.waiting) is Verdict.ANSWER
+        else:
+            plain = connection.complete
+        if head.status != 200 or not plain:
+            self.hand_over()
+            return
+        exchange, model = self.exchange, self.live.target.model
+        self.trial.answered(200)
+        meter = self._proxy.answered(exchange, self.body, head.is_stream)
+        progress = exchange.progress
+        progress.started, progress.status, progress.is_stream = True, 200, head.is_stream
+        headers = response_headers(head, exchange.request_id, 1, model)
+        if isinstance(meter, JsonMeter):
+            data = meter.whole(connection.take())
+            progress.sent_bytes = len(data)
+            self._client.write_whole(headers, data)
+            self._end()
+            self._client.answered()
+            return
+        straight = StraightOn(
+            self._client.chunks(), progress, meter, self._path.metrics.gap.of(model)
+        )
+        self._straight = straight
+        self._client.write_first_chunk(headers, straight.note(connection.take()))
+        if connection.complete or progress.tail.done:
+            self._came()
+        else:
+            connection.pass_to(straight, self._path.settings.idle_timeout)
+
+    def _end_stream(self, connection: UpstreamConnection, straight: StraightOn) -> None:
+        data = straight.note(connection.take()) if connection.body_left else b""
+        self._client.write_last_chunk(data + straight.finish())
+        self._end()
+        self._client.answered()
+
+    # -- the end, one way or the other --
+
+    def leave(self) -> None:
+        """The client has left."""
+        self.exchange.interrupted = Interruption.CLIENT_GONE
+        self._end()
+
+    def hand_over(self) -> None:
+        """Let a task go on from here."""
+        self.exchange.hand_over = None
+        self._stop_connecting()
+        if self.connection is not None:
+            self.connection.unlisten()
+            if self._straight is None:
+                self.connection.give_time()  # how much of it is left, the task knows
+        self._client.hand_over(self._go_on)
+
+    async def _go_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._proxy.carry_on(self, scope, send)
+
+    def let_go(self) -> None:
+        """Give the connection back, if there is one."""
+        self._stop_connecting()
+        if self.connection is not None:
+            self.connection.unlisten()
+            self.live.pool.release(self.connection)
+
+    def _stop_connecting(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+
+    def _end(self) -> None:
+        self.let_go()
+        self._proxy.end_attempt(self.live, self.trial)
+        self._proxy.leave(self.exchange, self.live.target.model)
+        self._proxy.finish(self.exchange)
+
+
+async def _nobody(message: Message) -> None:
+    raise AssertionError("nothing is sent this way before a request is handed over")
