@@ -115,7 +115,7 @@ class Pool:
         oldest = time.monotonic() - self._keep_idle
         while self._idle:
             connection = self._idle.pop()
-            if connection.reusable and connection.idle_since > oldest:
+            if connection.open and connection.idle_since > oldest:
                 return connection
             connection.close()
         return None
@@ -158,7 +158,7 @@ class Pool:
         oldest = time.monotonic() - self._keep_idle
         kept = []
         for connection in self._idle:
-            if connection.reusable and connection.idle_since > oldest:
+            if connection.open and connection.idle_since > oldest:
                 kept.append(connection)
             else:
                 connection.close()

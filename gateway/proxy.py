@@ -7,7 +7,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from modeltainer.gateway.accounting import Accounting
@@ -99,6 +99,8 @@ class Proxy:
         self._limiter = limiter
         share = max(settings.max_buffered_bytes // workers, settings.max_body_bytes)
         self._budget = BodyBudget(share)
+        self._patience = Patience(settings.first_byte_timeout)
+        """For most requests."""
         self._running: set[Exchange] = set()
         self._reading: set[object] = set()
         """Connections with a part of a request, which is no exchange yet."""
@@ -358,7 +360,9 @@ class Proxy:
             raise GatewayError(
                 404, unknown_model(name, self._names_for(key)), "model_not_found", param="model"
             )
-        allowed = [one for one in behind if key.allows_by(name, one)]
+        allowed: Sequence[str] = behind
+        if key.models:
+            allowed = [one for one in behind if key.allows_by(name, one)]
         if not allowed:
             exchange.model = behind[0]
             raise GatewayError(
@@ -617,9 +621,11 @@ class Proxy:
         if exchange.stream and shorter is not None and shorter < limit_s:
             hurried = self._has_another(exchange, model)
             limit_s = shorter if hurried else limit_s
-        limit_s = max(0.001, limit_s - gone_s)
         if not exchange.stream or settings.ping_interval == 0:
-            return Patience(limit_s, hurried)
+            if not (hurried or gone_s):
+                return self._patience
+            return Patience(max(0.001, limit_s - gone_s), hurried)
+        limit_s = max(0.001, limit_s - gone_s)
         return Patience(limit_s, hurried, settings.ping_interval, exchange.ping)
 
     def _write_log(self, exchange: Exchange) -> None:

@@ -354,15 +354,18 @@ class UpstreamConnection(asyncio.Protocol):
         """The last request is wholly written, its answer is complete, and both sides keep the
         connection open."""
         return (
-            not self._lost
-            and self._error is None
+            self._error is None
             and self._sent  # else the engine would read the next request as the rest of this one
             and self._complete
             and self._keep_alive
             and not self._write_paused
-            and self._transport is not None
-            and not self._transport.is_closing()
+            and self.open
         )
+
+    @property
+    def open(self) -> bool:
+        """Neither side has closed it."""
+        return not self._lost and self._transport is not None and not self._transport.is_closing()
 
     def rest(self) -> None:
         """No request is under way: anything that arrives now closes the connection."""
