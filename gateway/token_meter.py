@@ -110,10 +110,12 @@ class JsonMeter:
 
     def __init__(self) -> None:
         self.tokens = Tokens()
-        self._search = _Search(self.tokens)
+        self._search: _Search | None = None
 
     def feed(self, piece: bytes) -> bytes:
         """Take note of a piece, and give it back."""
+        if self._search is None:
+            self._search = _Search(self.tokens)
         self._search.feed(piece)
         return piece
 

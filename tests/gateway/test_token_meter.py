@@ -213,10 +213,11 @@ WORDS = b'"usage"|"usa|ge"|:| |{|}|{"input_tokens":|3|,|\xff|[[['.split(b"|")
 @given(st.lists(st.sampled_from(WORDS), max_size=40), st.data())
 def test_wild_json_whatever_the_split(words: list[bytes], data: st.DataObject) -> None:
     whole = b"".join(words) + b"{}"
-    one, many = JsonMeter(), JsonMeter()
+    one, many, at_once = JsonMeter(), JsonMeter(), JsonMeter()
     fed(one, whole, [])
     assert fed(many, whole, cuts_of(data, whole)) == whole
-    assert one.tokens == many.tokens
+    assert at_once.whole(whole) == whole
+    assert one.tokens == many.tokens == at_once.tokens
 
 
 def test_counts_that_never_end_are_not_kept() -> None:
@@ -243,7 +244,8 @@ def test_counts_that_never_end_are_not_kept() -> None:
     ],
 )
 def test_json_edges(answer: bytes, counts: tuple[int | None, int | None]) -> None:
-    meter = JsonMeter()
-    meter.feed(answer)
-    meter.finish()
-    assert (meter.tokens.prompt, meter.tokens.completion) == counts
+    for look in (JsonMeter.feed, JsonMeter.whole):
+        meter = JsonMeter()
+        look(meter, answer)
+        meter.finish()
+        assert (meter.tokens.prompt, meter.tokens.completion) == counts
