@@ -130,7 +130,7 @@ class FastPath:
         exchange.key, exchange.read_at = head.key, monotonic()
         try:
             body = parse(data)
-            model = proxy.admit(exchange, head.key, body)
+            model = proxy.admission.admit(exchange, head.key, body)
         except GatewayError:
             return None
         live = self._endpoints.pick(model, set(), exchange.affinity)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from modeltainer.gateway.accounting import Accounting
-from modeltainer.gateway.affinity import choose_arm, prefix_key, session_key, user_key
+from modeltainer.gateway.admission import Admission
 from modeltainer.gateway.arrival import Arrival
 from modeltainer.gateway.attempt import RETRIABLE, Patience, SlowStartError, begin, may_retry
 from modeltainer.gateway.auth import Authenticator
@@ -29,15 +28,14 @@ from modeltainer.gateway.headers import (
     request_head,
     response_headers,
 )
-from modeltainer.gateway.limits import BYTES_PER_TOKEN, AnyLimiter, Refusal
-from modeltainer.gateway.log import JsonLog, RequestLine
+from modeltainer.gateway.limits import AnyLimiter
+from modeltainer.gateway.log import JsonLog
 from modeltainer.gateway.metrics import Metrics
 from modeltainer.gateway.multipart import parse_form
 from modeltainer.gateway.paths import Route
 from modeltainer.gateway.pool import PoolTimeoutError
 from modeltainer.gateway.relay import break_off, relay
 from modeltainer.gateway.request_body import ClientGoneError, read_body
-from modeltainer.gateway.routing import unknown_model
 from modeltainer.gateway.settings import GatewaySettings
 from modeltainer.gateway.standing import Standing, explain
 from modeltainer.gateway.token_meter import JsonMeter, Meter, StreamMeter
@@ -60,9 +58,6 @@ Request = tuple[bytes | memoryview, ...]
 
 MAX_ATTEMPTS = 3
 """Endpoints tried for one request: one that brings engines down must not bring all of them down."""
-
-MAX_USER = 128
-"""Characters of ``user`` that are kept."""
 
 ONE_PIECE = 64 * 1024
 """Bytes of a request up to which it is written in one piece."""
@@ -96,7 +91,7 @@ class Proxy:
         self._settings, self._endpoints = settings, endpoints
         self._arrival, self._cold_start, self._book = arrival, cold_start, book
         self._authenticator, self._standing, self._log = authenticator, standing, log
-        self._limiter = limiter
+        self.admission = Admission(settings, endpoints, limiter)
         share = max(settings.max_buffered_bytes // workers, settings.max_body_bytes)
         self._budget = BodyBudget(share)
         self._patience = Patience(settings.first_byte_timeout)
@@ -254,7 +249,12 @@ class Proxy:
         if exchange.alarm is not None:
             exchange.alarm.cancel()
         self.give_back(exchange)
-        self._write_log(exchange)
+        progress = exchange.progress
+        status = 499 if exchange.client_gone and not progress.started else progress.status
+        self._accounting.count(exchange, status)
+        if self._tracer is not None and exchange.span is not None:
+            self._tracer.end(exchange, exchange.span, status)
+        self._log.request(exchange, status)
 
     async def _admit(self, exchange: Exchange) -> KeyRecord:
         key = await self._authenticator.admit(exchange.fields.raw)
@@ -312,24 +312,8 @@ class Proxy:
             return GatewayError(504, f"the request took longer than {limit:g} s", "request_timeout")
         return _shutting_down()
 
-    def admit(self, exchange: Exchange, key: KeyRecord, body: Body) -> str:
-        """Find a request's model, and reserve what it may need of its key's limits.
-
-        Raises:
-            GatewayError: no such model, or not for this key, or not now.
-        """
-        exchange.stream = body.stream
-        user = body.head.user
-        exchange.user = user[:MAX_USER] if isinstance(user, str) else None
-        exchange.affinity = session_key(exchange.fields.session, body)
-        model = exchange.model = self._model(exchange, key, body)
-        if exchange.affinity is None and self._settings.routing == "prefix":
-            exchange.affinity = prefix_key(body)
-        self._reserve(exchange, key, body)
-        return model
-
     async def _serve(self, exchange: Exchange, key: KeyRecord, body: Body) -> None:
-        model = self.admit(exchange, key, body)
+        model = self.admission.admit(exchange, key, body)
         down = waits = not self._endpoints.table.candidates(model)
         if waits:
             down = not await self._arrival.wait(model)
@@ -351,33 +335,6 @@ class Proxy:
         """A request asks no more for a model."""
         self._book.given_up(exchange)
         self._book.end(model)
-
-    def _model(self, exchange: Exchange, key: KeyRecord, body: Body) -> str:
-        """The model for a request; where the name is split, by weight among those that are up."""
-        table, name = self._endpoints.table, body.model
-        behind = table.models_of(name)
-        if not behind:
-            raise GatewayError(
-                404, unknown_model(name, self._names_for(key)), "model_not_found", param="model"
-            )
-        allowed: Sequence[str] = behind
-        if key.models:
-            allowed = [one for one in behind if key.allows_by(name, one)]
-        if not allowed:
-            exchange.model = behind[0]
-            raise GatewayError(
-                403,
-                f"The API key {key.name!r} may not use the model {name!r}",
-                "model_not_allowed",
-                param="model",
-            )
-        if name not in table.splits:
-            return allowed[0]
-        exchange.asked = name
-        up = [one for one in allowed if table.candidates(one)] or allowed
-        member = exchange.affinity or user_key(body) or os.urandom(8)
-        arms = {one: table.splits[name][one] for one in up}
-        return choose_arm(arms, name.encode() + member)
 
     async def _try(
         self, exchange: Exchange, model: str, body: Body, failure: UpstreamError | None = None
@@ -407,34 +364,6 @@ class Proxy:
     def _has_another(self, exchange: Exchange, model: str) -> bool:
         """Whether there is one more endpoint to ask."""
         return exchange.attempts < MAX_ATTEMPTS and self._endpoints.has_other(model, exchange.tried)
-
-    def _reserve(self, exchange: Exchange, key: KeyRecord, body: Body) -> None:
-        now = time.monotonic()
-        limits = self._limiter.of(key, now)
-        if limits is None:
-            return
-        if exchange.route.form == "json":
-            exchange.prompt_estimate = body.prompt_bytes // BYTES_PER_TOKEN
-        found = limits.reserve(exchange.prompt_estimate + body.max_tokens, now)
-        if isinstance(found, Refusal):
-            exchange.refused_by = found.limit
-            unit = "at once" if found.limit == "concurrent" else "a minute"
-            what = "tokens" if found.limit == "tokens" else "requests"
-            raise GatewayError(
-                429,
-                f"The API key {key.name!r} may use {found.allowed} {what} {unit}; try again later",
-                "rate_limit_exceeded",
-                retry_after_s=max(1, math.ceil(found.retry_after_s)),
-            )
-        exchange.limits, exchange.reservation = limits, found
-
-    def _names_for(self, key: KeyRecord) -> list[str]:
-        table = self._endpoints.table
-        return [
-            name
-            for name in table.names
-            if any(key.allows_by(name, model) for model in table.models_of(name))
-        ]
 
     async def _no_answer(self, model: str, failure: UpstreamError | None) -> GatewayError:
         if isinstance(failure, EngineError):
@@ -627,39 +556,6 @@ class Proxy:
             return Patience(max(0.001, limit_s - gone_s), hurried)
         limit_s = max(0.001, limit_s - gone_s)
         return Patience(limit_s, hurried, settings.ping_interval, exchange.ping)
-
-    def _write_log(self, exchange: Exchange) -> None:
-        progress = exchange.progress
-        status = 499 if exchange.client_gone and not progress.started else progress.status
-        self._accounting.count(exchange, status)
-        if self._tracer is not None and exchange.span is not None:
-            self._tracer.end(exchange, exchange.span, status)
-        ours = bool(progress.error) and not 400 <= progress.status < 500
-        self._log.request(
-            RequestLine(
-                time=self._log.stamp(),
-                level="warning" if ours else "info",
-                request_id=exchange.request_id,
-                path=exchange.route.path,
-                model=exchange.model,
-                split=exchange.asked,
-                stream=exchange.stream,
-                endpoint=exchange.endpoint,
-                status=status,
-                error=progress.error or None,
-                bytes=progress.sent_bytes,
-                duration_s=_cut(time.monotonic() - exchange.started),
-                ttfb_s=None if exchange.first_byte_s is None else _cut(exchange.first_byte_s),
-                attempts=exchange.attempts,
-                key_id=exchange.key.id if exchange.key is not None else None,
-                client_gone=exchange.client_gone,
-            )
-        )
-
-
-def _cut(seconds: float) -> float:
-    """To microseconds; ``round`` takes five times as long."""
-    return int(seconds * 1e6) / 1e6
 
 
 def _uncancel(exchange: Exchange) -> None:

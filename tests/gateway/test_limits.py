@@ -147,7 +147,7 @@ def test_a_guess_costs_no_more_than_was_reserved(world: World) -> None:
 
     def level() -> float:
         world.settled()
-        limits = world.gateway.proxy._limiter.of(key, time.monotonic())
+        limits = world.gateway.proxy.admission._limiter.of(key, time.monotonic())
         assert isinstance(limits, KeyLimits)
         assert limits._tokens is not None
         return limits._tokens.level(time.monotonic())
