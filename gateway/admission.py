@@ -29,11 +29,11 @@ class Admission:
     ) -> None:
         self._settings, self._endpoints, self._limiter = settings, endpoints, limiter
 
-    def admit(self, exchange: Exchange, key: KeyRecord, body: Body) -> str:
-        """Find a request's model, and reserve what it may need of its key's limits.
+    def model(self, exchange: Exchange, key: KeyRecord, body: Body) -> str:
+        """Find the model of a request, and what else it says of itself.
 
         Raises:
-            GatewayError: no such model, or not for this key, or not now.
+            GatewayError: there is no such model, or not for this key.
         """
         exchange.stream = body.stream
         user = body.head.user
@@ -42,7 +42,6 @@ class Admission:
         model = exchange.model = self._model(exchange, key, body)
         if exchange.affinity is None and self._settings.routing == "prefix":
             exchange.affinity = prefix_key(body)
-        self._reserve(exchange, key, body)
         return model
 
     def _model(self, exchange: Exchange, key: KeyRecord, body: Body) -> str:
@@ -72,7 +71,12 @@ class Admission:
         arms = {one: table.splits[name][one] for one in up}
         return choose_arm(arms, name.encode() + member)
 
-    def _reserve(self, exchange: Exchange, key: KeyRecord, body: Body) -> None:
+    def reserve(self, exchange: Exchange, key: KeyRecord, body: Body) -> None:
+        """Reserve what a request may need of its key's limits.
+
+        Raises:
+            GatewayError: 429: it has no more.
+        """
         now = time.monotonic()
         limits = self._limiter.of(key, now)
         if limits is None:

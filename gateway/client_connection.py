@@ -27,6 +27,8 @@ class ClientConnection:
         self._cycle, self._transport = cycle, transport
         self._when_lost: Callable[[], None] | None = None
         self._lost = False
+        self.admitted = False
+        """The request was let in when its head came, maybe before the gateway began to drain."""
 
     def when_lost(self, callback: Callable[[], None]) -> None:
         """Have ``callback`` called when the client is gone; at once where it is already."""

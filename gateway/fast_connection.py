@@ -7,6 +7,7 @@ callbacks are held back until the request is known not to be plain.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any, cast
 
@@ -85,6 +86,9 @@ class FastProtocol(ClientProtocol):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.leave()
+        if self._head is not None and self._fast is not None:
+            self._fast.left(self._head, self._came)
+            self._head = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -117,6 +121,7 @@ class FastProtocol(ClientProtocol):
         if (
             fast is not None
             and self._length
+            and not self.flow.write_paused
             and (self.cycle is None or self.cycle.response_complete)
             and parser.get_method() == b"POST"
             and parser.should_keep_alive()
@@ -145,9 +150,12 @@ class FastProtocol(ClientProtocol):
         assert self._fast is not None
         self._before_body = True
         self._begun = False
-        self._exchange = self._fast.begin(self, head, b"".join(self._data), self._came)
+        data, self._data = self._data, []
+        self._exchange = self._fast.begin(self, head, b"".join(data), self._came)
         if self._exchange is None:
-            self._replay(self.app)
+            self._replay(self.app, data)
+        else:
+            self._exchange.start()
 
     def _make_way(self) -> None:
         """More has come while a request is under way: uvicorn knows how to have it wait."""
@@ -163,13 +171,14 @@ class FastProtocol(ClientProtocol):
             super().on_header(b"content-length", self._length)
         super().on_headers_complete()
 
-    def _replay(self, app: Any, *, whole: bool = True) -> None:
+    def _replay(self, app: Any, data: Sequence[bytes], *, whole: bool = True) -> None:
         """Have uvicorn take what was read of a request as if it came now, for ``app``."""
         ours, self.app = self.app, app
         parser, self.parser = self.parser, cast(Any, _WasRead())
         try:
             self._replay_head()
-            for piece in self._data:
+            self._requests[0].admitted = True
+            for piece in data:
                 super().on_body(piece)
             if whole:
                 super().on_message_complete()
@@ -177,6 +186,17 @@ class FastProtocol(ClientProtocol):
             self.app, self.parser = ours, parser
 
     # -- answering --
+
+    @property
+    def waits(self) -> bool:
+        """Not all of what was written has gone out: the client reads slowly."""
+        return self.flow.write_paused
+
+    @property
+    def answering(self) -> bool:
+        """An answer is to come, or under way."""
+        cycle = self.cycle
+        return self._exchange is not None or (cycle is not None and not cycle.response_complete)
 
     def chunks(self) -> _Chunks:
         """Where the pieces of the answer go."""
@@ -216,7 +236,7 @@ class FastProtocol(ClientProtocol):
     def hand_over(self, go_on: Application) -> None:
         """Have an application go on with the request that is under way."""
         self._exchange = None
-        self._replay(go_on)
+        self._replay(go_on, ())  # of the body, the exchange has all
         if self._begun:
             self.cycle.response_started = True
             self.cycle.chunked_encoding = True
@@ -227,5 +247,6 @@ class FastProtocol(ClientProtocol):
         if self._head is not None:
             self._head = None
             self._note_reading(False)
-            self._replay(self.app, whole=False)
+            self._replay(self.app, self._data, whole=False)
+            self._data = []
         super().shutdown()

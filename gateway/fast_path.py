@@ -29,7 +29,7 @@ from modeltainer.gateway.paths import PROXIED, Route
 from modeltainer.gateway.relay import DONE_GRACE_S, ChunkWriter, StraightOn
 from modeltainer.gateway.settings import GatewaySettings
 from modeltainer.gateway.token_meter import JsonMeter
-from modeltainer.gateway.upstream import UpstreamConnection, UpstreamError
+from modeltainer.gateway.upstream import UpstreamConnection
 from modeltainer.registry.keys import KeyRecord
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ class FastClient(Protocol):
 
     def chunks(self) -> ChunkWriter:
         """Where the pieces of an answer in chunks go."""
+
+    @property
+    def waits(self) -> bool:
+        """Not all of what was written has gone out: the client reads slowly."""
 
     def write_whole(self, headers: Headers, body: bytes) -> None:
         """Send an answer with status 200, all of it."""
@@ -123,25 +127,39 @@ class FastPath:
     def begin(
         self, client: FastClient, head: PlainHead, data: bytes, came: float
     ) -> FastExchange | None:
-        """Send a request on its way; None when it is not plain, and nothing was done. ``came``:
-        when its head did (monotonic seconds)."""
-        proxy, fields = self.proxy, head.fields
-        exchange = Exchange(fields.request_id, head.route, head.target, fields, _nobody, None, came)
-        exchange.key, exchange.read_at = head.key, monotonic()
+        """Take a request on, which is to be started then; None when it is not plain, and nothing
+        was done. ``came``: when its head did (monotonic seconds)."""
+        proxy = self.proxy
+        exchange = _exchange(head, came)
+        exchange.read_at = monotonic()
         try:
             body = parse(data)
-            model = proxy.admission.admit(exchange, head.key, body)
+            model = proxy.admission.model(exchange, head.key, body)
+            live = self._endpoints.pick(model, exchange.tried, exchange.affinity)
+            if live is None:
+                return None
+            proxy.admission.reserve(exchange, head.key, body)
         except GatewayError:
-            return None
-        live = self._endpoints.pick(model, set(), exchange.affinity)
-        if live is None:
-            proxy.give_back(exchange)
             return None
         proxy.enter(exchange)
         self.book.begin(model, waits=False)
         if body.stream:
             self.book.asked(exchange, model)
         return FastExchange(self, client, exchange, live, body)
+
+    def left(self, head: PlainHead, came: float) -> None:
+        """The client has left before its request was whole."""
+        exchange = _exchange(head, came)
+        self.proxy.enter(exchange)
+        exchange.interrupted = Interruption.CLIENT_GONE
+        self.proxy.finish(exchange)
+
+
+def _exchange(head: PlainHead, came: float) -> Exchange:
+    fields = head.fields
+    found = Exchange(fields.request_id, head.route, head.target, fields, _nobody, None, came)
+    found.key = head.key
+    return found
 
 
 class FastExchange:
@@ -160,6 +178,7 @@ class FastExchange:
         "exchange",
         "failure",
         "live",
+        "ping_due",
         "trial",
     )
 
@@ -180,19 +199,25 @@ class FastExchange:
         self.exchange, self.live, self.body = exchange, live, body
         self.connection: UpstreamConnection | None = None
         """Where the request was sent."""
-        self.asked_at = monotonic()
-        self.failure: UpstreamError | None = None
-        """Why it could not be sent."""
+        self.asked_at = 0.0
+        """When."""
+        self.ping_due = False
+        """The client has waited long enough for one."""
+        self.failure: BaseException | None = None
+        """Why it could not be sent, or its answer not be passed on."""
         self.trial = path.proxy.begin_attempt(exchange, live)
         exchange.hand_over = self.hand_over
-        kept = live.pool.take_kept()
+
+    # -- the way to the engine --
+
+    def start(self) -> None:
+        """Send the request, as soon as there is a connection."""
+        kept = self.live.pool.take_kept()
         if kept is not None:
             self._send(kept)
         else:
-            self._connecting = path.proxy.loop.create_task(live.pool.acquire())
+            self._connecting = self._proxy.loop.create_task(self.live.pool.acquire())
             self._connecting.add_done_callback(self._connected)
-
-    # -- the way to the engine --
 
     def _connected(self, task: asyncio.Task[UpstreamConnection]) -> None:
         if task.cancelled():
@@ -205,11 +230,13 @@ class FastExchange:
         self._connecting = None
         if error is None:
             self._send(task.result())
-        elif isinstance(error, UpstreamError):
-            self.failure = error
-            self.hand_over()
         else:
-            raise error
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Let a task find out what it means."""
+        self.failure = error
+        self.hand_over()
 
     def _send(self, connection: UpstreamConnection) -> None:
         self.connection = connection
@@ -217,12 +244,22 @@ class FastExchange:
         wait_s = patience.limit_s
         if patience.ping is not None:
             wait_s = min(wait_s, patience.ping_every_s)
-        request = b"".join(self._proxy.request(self.exchange, self.live, self.body))
-        connection.post(request, self._came, wait_s)
+        self.asked_at = monotonic()
+        try:
+            request = b"".join(self._proxy.request(self.exchange, self.live, self.body))
+            connection.post(request, self._came, wait_s)
+        except Exception as error:
+            self._fail(error)
 
     # -- the answer --
 
     def _came(self) -> None:
+        try:
+            self._look()
+        except Exception as error:
+            self._fail(error)
+
+    def _look(self) -> None:
         connection = self.connection
         assert connection is not None
         if self._straight is None:
@@ -245,15 +282,15 @@ class FastExchange:
             plain = FirstEvent().feed(connection.waiting) is Verdict.ANSWER
         else:
             plain = connection.complete
-        if head.status != 200 or not plain:
+        if head.status != 200 or not plain or self._client.waits:
             self.hand_over()
             return
         exchange, model = self.exchange, self.live.target.model
+        headers = response_headers(head, exchange.request_id, 1, model)
         self.trial.answered(200)
         meter = self._proxy.answered(exchange, self.body, head.is_stream)
         progress = exchange.progress
         progress.started, progress.status, progress.is_stream = True, 200, head.is_stream
-        headers = response_headers(head, exchange.request_id, 1, model)
         if isinstance(meter, JsonMeter):
             data = meter.whole(connection.take())
             progress.sent_bytes = len(data)
@@ -267,7 +304,7 @@ class FastExchange:
         self._straight = straight
         self._client.write_first_chunk(headers, straight.note(connection.take()))
         if connection.complete or progress.tail.done:
-            self._came()
+            self._look()
         else:
             connection.pass_to(straight, self._path.settings.idle_timeout)
 
@@ -291,7 +328,7 @@ class FastExchange:
         if self.connection is not None:
             self.connection.unlisten()
             if self._straight is None:
-                self.connection.give_time()  # how much of it is left, the task knows
+                self.ping_due = self.connection.give_time()  # how much is left, the task knows
         self._client.hand_over(self._go_on)
 
     async def _go_on(self, scope: Scope, receive: Receive, send: Send) -> None:

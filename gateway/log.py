@@ -18,6 +18,8 @@ import msgspec
 if TYPE_CHECKING:
     from modeltainer.gateway.exchange import Exchange
 
+_AT_ONCE = 4096
+"""Bytes that a pipe takes whole (pipe(7), PIPE_BUF): several workers may write to one."""
 _encoder = msgspec.json.Encoder()
 _BREAKS = tuple((one.encode(), b"\\u%04x" % ord(one)) for one in "\x85\u2028\u2029")
 """What some readers take for the end of a line, and JSON lets stand as it is."""
@@ -61,6 +63,7 @@ class JsonLog:
         )
         self._lock = threading.Lock()
         self._waiting: deque[bytes] = deque()
+        self._flush_due = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stamp = (0, "")
         """A second and how it is written: most lines come in the second of the line before."""
@@ -99,9 +102,10 @@ class JsonLog:
             client_gone=exchange.client_gone,
         )
         self._waiting.append(_one_line(_encoder.encode(line)))
-        if len(self._waiting) == 1:
+        if not self._flush_due:
+            self._flush_due = True
             self._loop = self._loop or asyncio.get_running_loop()
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush_turn)
 
     def stamp(self) -> str:
         """Now, as lines have it."""
@@ -112,12 +116,20 @@ class JsonLog:
             self._stamp = second, stamp
         return f"{stamp}.{int(now % 1 * 1000):03}Z"
 
+    def _flush_turn(self) -> None:
+        self._flush_due = False
+        self._flush()
+
     def _flush(self) -> None:
         with self._lock:
-            # Another thread may add one meanwhile.
-            lines = b"".join(self._waiting.popleft() for _ in range(len(self._waiting)))
-            with contextlib.suppress(OSError):
-                os.write(self._descriptor, lines)
+            while self._waiting:  # another thread may add one meanwhile
+                lines = [self._waiting.popleft()]
+                length = len(lines[0])
+                while self._waiting and length + len(self._waiting[0]) <= _AT_ONCE:
+                    length += len(self._waiting[0])
+                    lines.append(self._waiting.popleft())
+                with contextlib.suppress(OSError):
+                    os.write(self._descriptor, b"".join(lines))
 
     def info(self, event: str, **fields: Any) -> None:
         """An event of normal running."""

@@ -156,8 +156,9 @@ class Proxy:
         if self._tracer is not None:
             exchange.span = self._tracer.begin(exchange)
         if self._settings.total_timeout is not None:
+            left_s = self._settings.total_timeout + exchange.started - time.monotonic()
             exchange.alarm = self.loop.call_later(
-                self._settings.total_timeout, exchange.interrupt, Interruption.TIMEOUT
+                max(0.0, left_s), exchange.interrupt, Interruption.TIMEOUT
             )
 
     @property
@@ -259,7 +260,8 @@ class Proxy:
     async def _admit(self, exchange: Exchange) -> KeyRecord:
         key = await self._authenticator.admit(exchange.fields.raw)
         exchange.key = key
-        if self.draining:
+        admitted = exchange.client is not None and exchange.client.admitted
+        if self.draining and not admitted:
             raise _shutting_down()
         return key
 
@@ -313,7 +315,8 @@ class Proxy:
         return _shutting_down()
 
     async def _serve(self, exchange: Exchange, key: KeyRecord, body: Body) -> None:
-        model = self.admission.admit(exchange, key, body)
+        model = self.admission.model(exchange, key, body)
+        self.admission.reserve(exchange, key, body)
         down = waits = not self._endpoints.table.candidates(model)
         if waits:
             down = not await self._arrival.wait(model)
@@ -414,6 +417,7 @@ class Proxy:
                 handed.let_go()
                 raise asyncio.CancelledError
             if handed.failure is not None:
+                handed.let_go()
                 raise handed.failure
             return await self._ask(exchange, live, body, trial, handed)
         except ConnectError as error:
@@ -468,9 +472,11 @@ class Proxy:
         handed: Handed | None = None,
     ) -> UpstreamError | None:
         another = self._has_another(exchange, live.target.model)
-        gone_s = 0.0 if handed is None else time.monotonic() - handed.asked_at
+        sent, ping_due, gone_s = None, False, 0.0
+        if handed is not None and handed.connection is not None:
+            sent, ping_due = handed.connection, handed.ping_due
+            gone_s = time.monotonic() - handed.asked_at
         patience = self.patience(exchange, live.target.model, gone_s)
-        sent = None if handed is None else handed.connection
         request: Request = () if sent is not None else self.request(exchange, live, body)
         fresh = False
         while True:
@@ -482,7 +488,7 @@ class Proxy:
                         return None
                     if sent is None:
                         await connection.send(request, patience.limit_s)
-                    elif patience.ping is not None and gone_s >= patience.ping_every_s:
+                    elif ping_due and patience.ping is not None and not connection.head_done:
                         await patience.ping()
                     head, first = await begin(connection, patience)
                 except ConnectionDiedError:

@@ -108,7 +108,11 @@ class TimedProtocol(FastProtocol):
         late()
 
     def _head_is_late(self) -> None:
-        if self._head_bytes:
+        if self.answering:
+            self._wait(
+                self._head_is_late, self.head_timeout_s
+            )  # nothing can be said before its end
+        elif self._head_bytes:
             self._refuse(b"408 Request Timeout", "The request's head took too long to come")
         else:
             self.transport.close()
@@ -124,7 +128,11 @@ class TimedProtocol(FastProtocol):
         self._late = None
         if self.transport.is_closing():
             return
-        if self._in_head or self._head is not None or not self.cycle.response_started:
+        if self._in_head:
+            silent = not self.answering
+        else:
+            silent = self._head is not None or not (self.cycle.response_started or self.pipeline)
+        if silent:
             body = GatewayError(int(status[:3]), message, "request_too_slow_or_large").body()
             self.transport.write(
                 b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"

@@ -309,9 +309,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._listener = self._sink = None
         self._deadline = 0.0
 
-    def give_time(self) -> None:
-        """That nothing came in time does not count."""
-        self._late = False
+    def give_time(self) -> bool:
+        """Whether nothing came in time; it does not count any more."""
+        late, self._late = self._late, False
+        return late
 
     @property
     def failed(self) -> bool:
