@@ -121,11 +121,12 @@ class JsonMeter:
 
     def whole(self, answer: bytes) -> bytes:
         """As :meth:`feed`, of all of it."""
-        found = _FLAT.findall(answer)
-        if len(found) != 1 or answer.count(_NAME) != 1:
+        at = answer.find(_NAME)
+        found = _FLAT.match(answer, at) if at >= 0 else None
+        if found is None or answer.find(_NAME, found.end()) >= 0:
             return self.feed(answer)
         try:
-            self.tokens.take(msgspec.json.decode(found[0]))
+            self.tokens.take(msgspec.json.decode(found[1]))
         except (msgspec.DecodeError, UnicodeDecodeError):
             return self.feed(answer)
         return answer
