@@ -235,6 +235,8 @@ class FastExchange:
 
     def _fail(self, error: BaseException) -> None:
         """Let a task find out what it means."""
+        if self.exchange.over:
+            raise error
         self.failure = error
         self.hand_over()
 

@@ -105,7 +105,7 @@ class GatewaySettings(BaseModel):
     """Between two looks at the registry."""
 
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
-    """Processes that share the work: one core passes on about 10,000 tokens a second. Keys' limits
+    """Processes that share the work: one core passes on about 20,000 tokens a second. Keys' limits
     hold over all of them and metrics are their sums, but each chooses among replicas by itself."""
     tracing: bool = False
     """Send a span of each request by OpenTelemetry's OTLP, to where ``OTEL_EXPORTER_OTLP_ENDPOINT``
