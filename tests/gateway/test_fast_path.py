@@ -108,7 +108,7 @@ HANDED_OVER: dict[str, list[Step]] = {
     ],
     "json, in two pieces": [
         Send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"),
-        Pause(0.05),
+        Pause(0.3),
         Send(b'"a": 12}'),
     ],
     "json, until the connection ends": [
@@ -126,23 +126,23 @@ HANDED_OVER: dict[str, list[Step]] = {
     "stream, a comment before all": [
         Send(STREAM_HEAD),
         piece(b": ping\n\n"),
-        Pause(0.05),
+        Pause(0.3),
         *stream(token("a"), DONE)[1:],
     ],
     "stream, first event cut": [
         Send(STREAM_HEAD),
         piece(token("a")[:9]),
-        Pause(0.05),
+        Pause(0.3),
         *stream(token("a")[9:], DONE)[1:],
     ],
     "stream, cut": [*stream(token("a"), token("b"))[:-1], Close()],
-    "stream, reset": [*stream(token("a"), token("b"))[:-1], Pause(0.05), Reset()],
+    "stream, reset": [*stream(token("a"), token("b"))[:-1], Pause(0.3), Reset()],
     "stream, cut in an event": [*stream(token("a"), token("b")[:20])[:-1], Close()],
     "stream, more after done": [
         *stream(token("a"), DONE)[:-1],
-        Pause(0.05),
+        Pause(0.3),
         piece(token("b")),
-        Pause(0.05),
+        Pause(0.3),
         END,
     ],
     "stream, not HTTP any more": [*stream(token("a"))[:-1], Send(b"zz\r\n\r\n")],

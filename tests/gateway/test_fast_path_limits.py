@@ -110,8 +110,8 @@ def test_a_request_that_no_endpoint_may_have_counts_once(world: World, plain: bo
 
 def test_the_first_ping_comes_in_time(world: World) -> None:
     engine = world.launch().engine
-    with world.serving(ping_interval=0.2):
-        for number in range(10):
+    with world.serving(ping_interval=0.5):
+        for number in range(8):
             # The connection is kept, and with it the timer of the request before.
             engine.answer = stream(token("a"), DONE)
             assert world.chat(stream=True).status_code == 200
@@ -121,7 +121,7 @@ def test_the_first_ping_comes_in_time(world: World) -> None:
                 connection.sendall(world.raw_request(STREAMED))
                 asked = time.monotonic()
                 until_end(connection, b": ping")
-                assert time.monotonic() - asked < 0.35
+                assert time.monotonic() - asked < 0.9
 
 
 def test_an_answer_that_is_there_is_not_pinged_for(
@@ -161,13 +161,13 @@ def test_total_timeout_counts_from_the_head(
 ) -> None:
     world.launch().engine.answer = [Gate()]
     request = request_of(b'{"model":"m"}')
-    with world.serving(total_timeout=0.8), world.raw() as connection:
+    with world.serving(total_timeout=1.5), world.raw() as connection:
         began = time.monotonic()
         connection.sendall(request[:-3])
-        time.sleep(0.6)
+        time.sleep(1.2)
         connection.sendall(request[-3:])
         assert connection.recv(4096).startswith(b"HTTP/1.1 504")
-        assert time.monotonic() - began < 1.2
+        assert time.monotonic() - began < 2.4
 
 
 def test_what_was_admitted_before_the_drain_is_served(
@@ -219,7 +219,9 @@ def test_a_next_request_that_does_not_come_spoils_no_answer(
         connection.sendall(request_of(STREAMED))
         engine.wait_request()
         connection.sendall(b"\r\n")
-        assert b" 408 " not in until_end(connection, b"\r\n0\r\n\r\n")
+        # Behind its end the next request may be refused.
+        answer = until_end(connection, b"\r\n0\r\n\r\n").partition(b"\r\n0\r\n\r\n")[0]
+        assert b" 408 " not in answer
 
 
 @pytest.mark.parametrize("where", ["connecting", "asking", "answering", "streaming"])

@@ -240,13 +240,15 @@ def gone(submission: Submission, within_s: float = 20.0) -> bool:
 
 
 def agent_of(submission: Submission) -> int:
-    """The agent's pid: the controller's only child."""
+    """The agent's pid: the controller's only child, as soon as it is at work. submitit's controller
+    notes a child when it has been started, and has nobody to pass a signal on to before."""
     children = Path(f"/proc/{submission.job_id}/task/{submission.job_id}/children")
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        found = children.read_text().split()
-        if found:
-            return int(found[0])
+        for found in children.read_text().split():
+            if b"submitit.core._submit" in Path(f"/proc/{found}/cmdline").read_bytes():
+                time.sleep(0.2)
+                return int(found)
         time.sleep(0.05)
     raise AssertionError("no agent")
 
