@@ -7,7 +7,7 @@ import contextlib
 import time
 
 from modeltainer.gateway.exchange import Exchange
-from modeltainer.gateway.log import JsonLog
+from modeltainer.gateway.log import JsonLog, cut
 from modeltainer.gateway.metrics import OTHER, Metrics
 from modeltainer.registry.layout import Layout
 from modeltainer.registry.usage import UsageRecord, append
@@ -60,13 +60,13 @@ class Accounting:
             return
         self._waiting.append(
             UsageRecord(
-                unix=int(time.time() * 1e3) / 1e3,
+                unix=cut(time.time(), 1e3),
                 key_id=exchange.key.id if exchange.key else "none",
                 key_name=exchange.key.name if exchange.key else "",
                 model=exchange.model,
                 route=route,
                 status=status,
-                seconds=int(seconds * 1e4) / 1e4,
+                seconds=cut(seconds, 1e4),
                 prompt_tokens=prompt,
                 completion_tokens=completion,
                 events=meter.events if meter is not None else 0,

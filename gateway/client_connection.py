@@ -65,11 +65,11 @@ class ClientConnection:
 
     def write_chunk(self, data: bytes) -> None:
         """Send a piece of the body, as ASGI's ``http.response.body`` would, without a coroutine."""
-        self._transport.write_now(b"%x\r\n%b\r\n" % (len(data), data))
+        self._transport.write_now(chunk(data))
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """As :meth:`write_chunk`, of what is in a chunk already."""
-        self._transport.write_now(chunk)
+        self._transport.write_now(data)
 
     def close_after_answer(self) -> None:
         """Let no further request come on it."""
@@ -78,6 +78,11 @@ class ClientConnection:
     def cut(self) -> None:
         """Close now (what is written still goes out): the client sees that the answer is cut."""
         self._transport.close()
+
+
+def chunk(data: bytes) -> bytes:
+    """A piece of a body as a chunk (RFC 9112, 7.1); of nothing nothing: it would end the body."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
 _UPGRADE = re.compile(rb"(?im)^upgrade(?=[ \t]*:)")

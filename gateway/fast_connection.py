@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
-from modeltainer.gateway.client_connection import ClientProtocol
+from modeltainer.gateway.client_connection import ClientProtocol, chunk
 from modeltainer.gateway.errors import Headers
 from modeltainer.gateway.fast_path import Application, FastExchange, FastPath, PlainHead
 from modeltainer.gateway.outbox import JoinedWrites
@@ -53,7 +53,7 @@ class _Chunks:
 
     def write_chunk(self, data: bytes) -> None:
         """Send one."""
-        self.write(b"%x\r\n%b\r\n" % (len(data), data))
+        self.write(chunk(data))
 
 
 class FastProtocol(ClientProtocol):
@@ -212,15 +212,11 @@ class FastProtocol(ClientProtocol):
         """Begin an answer in chunks."""
         self._begun = True
         head = self._lines(headers)
-        chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-        self.transport.write(b"%btransfer-encoding: chunked\r\n\r\n%b" % (head, chunk))
+        self.transport.write(b"%btransfer-encoding: chunked\r\n\r\n%b" % (head, chunk(data)))
 
     def write_last_chunk(self, data: bytes) -> None:
         """End an answer in chunks."""
-        if data:
-            self.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
-        else:
-            self.transport.write(b"0\r\n\r\n")
+        self.transport.write(chunk(data) + b"0\r\n\r\n")
 
     def _lines(self, headers: Headers) -> bytes:
         fields = [*self.server_state.default_headers, *headers]

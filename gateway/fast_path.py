@@ -311,7 +311,8 @@ class FastExchange:
             connection.pass_to(straight, self._path.settings.idle_timeout)
 
     def _end_stream(self, connection: UpstreamConnection, straight: StraightOn) -> None:
-        data = straight.note(connection.take()) if connection.body_left else b""
+        piece = connection.take()
+        data = straight.note(piece) if piece else b""
         self._client.write_last_chunk(data + straight.finish())
         self._end()
         self._client.answered()

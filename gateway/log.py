@@ -95,8 +95,8 @@ class JsonLog:
             status=status,
             error=progress.error or None,
             bytes=progress.sent_bytes,
-            duration_s=_cut(time.monotonic() - exchange.started),
-            ttfb_s=None if exchange.first_byte_s is None else _cut(exchange.first_byte_s),
+            duration_s=cut(time.monotonic() - exchange.started, 1e6),
+            ttfb_s=None if exchange.first_byte_s is None else cut(exchange.first_byte_s, 1e6),
             attempts=exchange.attempts,
             key_id=exchange.key.id if exchange.key is not None else None,
             client_gone=exchange.client_gone,
@@ -147,9 +147,9 @@ def _one_line(data: bytes) -> bytes:
     return data + b"\n"
 
 
-def _cut(seconds: float) -> float:
-    """To microseconds; ``round`` takes five times as long."""
-    return int(seconds * 1e6) / 1e6
+def cut(seconds: float, parts: float) -> float:
+    """To whole ``parts`` of a second; ``round`` takes five times as long."""
+    return int(seconds * parts) / parts
 
 
 class ServerLogHandler(logging.Handler):

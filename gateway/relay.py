@@ -81,7 +81,7 @@ class ChunkWriter(Protocol):
     def write_chunk(self, data: bytes) -> None:
         """Send a piece of the body."""
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Send a piece of the body that is in a chunk already."""
 
 

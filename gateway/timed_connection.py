@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from modeltainer.gateway.deadline import Deadline
 from modeltainer.gateway.errors import GatewayError
 from modeltainer.gateway.fast_connection import FastProtocol
 
@@ -30,12 +31,9 @@ class TimedProtocol(FastProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # One timer for all limits: most requests are there before any would have to be set.
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._deadline = Deadline(self.loop, self._on_deadline)
         self._late: Callable[[], None] | None = None
-        """What is done at the deadline; None: nothing is waited for."""
-        self._deadline = 0.0
+        """What is done at the deadline."""
         self._in_head = True
         self._head_bytes = 0
 
@@ -44,16 +42,14 @@ class TimedProtocol(FastProtocol):
         self._wait(self._head_is_late, self.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._deadline.cancel()
         self._late = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
             if not self._head_bytes:
-                self._late = None  # what was waited for has begun
+                self._deadline.off()  # what was waited for has begun
             # What follows the head in the same packet counts too, so this is more than it needs.
             self._head_bytes += len(data)
         super().data_received(data)
@@ -61,23 +57,23 @@ class TimedProtocol(FastProtocol):
             if self._head_bytes > self.max_head_bytes:
                 message = "The request's head is too large"
                 self._refuse(b"431 Request Header Fields Too Large", message)
-            elif self._late is None:
+            elif not self._deadline.at:
                 self._wait(self._head_is_late, self.head_timeout_s)
-        elif self._late is not None:
-            self._keep_time()
+        elif self._deadline.at:
+            self._deadline.keep()
 
     def on_headers_complete(self) -> None:
         self._in_head, self._head_bytes = False, 0
         self._late = self._look_at_body
-        self._deadline = self.loop.time() + self.body_timeout_s
+        self._deadline.at = self.loop.time() + self.body_timeout_s  # most bodies are here already
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self._deadline += len(body) / self.body_bytes_per_s
+        self._deadline.at += len(body) / self.body_bytes_per_s
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._late = None
+        self._deadline.off()
         self._in_head = True
         super().on_message_complete()
 
@@ -87,31 +83,17 @@ class TimedProtocol(FastProtocol):
 
     def _wait(self, late: Callable[[], None], seconds: float) -> None:
         """Have ``late`` called unless something comes within so many seconds."""
-        self._late, self._deadline = late, self.loop.time() + seconds
-        self._keep_time()
+        self._late = late
+        self._deadline.within(seconds)
 
-    def _keep_time(self) -> None:
-        if self._timer is None or self._timer_at > self._deadline:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = self._deadline
-            self._timer = self.loop.call_at(self._deadline, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        if self._late is None:
-            return
-        if self.loop.time() < self._deadline:
-            self._keep_time()
-            return
-        late, self._late = self._late, None
-        late()
+    def _on_deadline(self) -> None:
+        if self._late is not None:
+            self._late()
 
     def _head_is_late(self) -> None:
         if self.answering:
-            self._wait(
-                self._head_is_late, self.head_timeout_s
-            )  # nothing can be said before its end
+            # Nothing can be said before its end.
+            self._wait(self._head_is_late, self.head_timeout_s)
         elif self._head_bytes:
             self._refuse(b"408 Request Timeout", "The request's head took too long to come")
         else:
@@ -125,7 +107,7 @@ class TimedProtocol(FastProtocol):
         self._refuse(b"408 Request Timeout", "The request's body took too long to come")
 
     def _refuse(self, status: bytes, message: str) -> None:
-        self._late = None
+        self._deadline.off()
         if self.transport.is_closing():
             return
         if self._in_head:

@@ -16,6 +16,7 @@ from typing import Protocol, cast
 
 import httptools
 
+from modeltainer.gateway.deadline import Deadline
 from modeltainer.gateway.outbox import outbox
 
 HIGH_WATER = 128 * 1024
@@ -141,8 +142,6 @@ class UpstreamConnection(asyncio.Protocol):
         "_sent",
         "_sink",
         "_sink_timeout",
-        "_timer",
-        "_timer_at",
         "_transport",
         "_waiter",
         "_waiting_bytes",
@@ -157,9 +156,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
-        self._deadline = 0.0
+        self._deadline = Deadline(loop, self._on_deadline)
         self._error: Exception | None = None
         self._sink: Sink | None = None
         self._sink_timeout = 0.0
@@ -288,7 +285,7 @@ class UpstreamConnection(asyncio.Protocol):
         outbox(self._loop).put(self._write_posted)
         self._sent = True
         self._listener = listener
-        self._arm(timeout)
+        self._deadline.within(timeout)
 
     def _write_posted(self) -> None:
         posted, self._posted = self._posted, b""
@@ -298,16 +295,16 @@ class UpstreamConnection(asyncio.Protocol):
     def pass_to(self, sink: Sink, timeout: float) -> None:
         """As :meth:`pass_on`; then the listener is called."""
         self._sink, self._sink_timeout = sink, timeout
-        self._arm(timeout)
+        self._deadline.within(timeout)
 
     def expect_within(self, timeout: float) -> None:
         """What comes next has to come within so many seconds."""
-        self._arm(timeout)
+        self._deadline.within(timeout)
 
     def unlisten(self) -> None:
         """The listener is called no more: a coroutine goes on, or nobody does."""
         self._listener = self._sink = None
-        self._deadline = 0.0
+        self._deadline.off()
 
     def give_time(self) -> bool:
         """Whether nothing came in time; it does not count any more."""
@@ -330,11 +327,6 @@ class UpstreamConnection(asyncio.Protocol):
         return self._head
 
     @property
-    def body_left(self) -> bool:
-        """:meth:`take` would give something."""
-        return bool(self._chunks)
-
-    @property
     def waiting(self) -> bytes:
         """What :meth:`take` would give."""
         return b"".join(self._chunks)
@@ -343,7 +335,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Close without waiting for anything still to be written."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.abort()
-        self._cancel_timer()
+        self._deadline.cancel()
 
     @property
     def ended(self) -> bool:
@@ -371,7 +363,7 @@ class UpstreamConnection(asyncio.Protocol):
     def rest(self) -> None:
         """No request is under way: anything that arrives now closes the connection."""
         self._busy = False
-        self._deadline = 0.0  # the timer finds that out by itself: many come and go meanwhile
+        self._deadline.off()
         self.idle_since = time.monotonic()
 
     def _check(self) -> None:
@@ -385,12 +377,12 @@ class UpstreamConnection(asyncio.Protocol):
     async def _wait(self, timeout: float) -> None:
         self._check()
         waiter = self._waiter = self._loop.create_future()
-        self._arm(timeout)
+        self._deadline.within(timeout)
         try:
             await waiter
         finally:
             self._waiter = None
-            self._deadline = 0.0
+            self._deadline.off()
 
     def _wake(self) -> None:
         if self._listener is not None:
@@ -398,35 +390,12 @@ class UpstreamConnection(asyncio.Protocol):
         elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    # One timer for all waits: moving the deadline is cheaper than a timer per chunk.
-
-    def _arm(self, timeout: float) -> None:
-        self._deadline = self._loop.time() + timeout
-        if self._timer is not None and self._timer_at <= self._deadline:
-            return
-        self._cancel_timer()
-        self._timer_at = self._deadline
-        self._timer = self._loop.call_later(timeout, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        if self._deadline == 0.0:
-            return  # nobody waits now; the next wait arms it again
-        left = self._deadline - self._loop.time()
-        if left > 0.001:
-            self._timer_at = self._deadline
-            self._timer = self._loop.call_later(left, self._on_timer)
-            return
+    def _on_deadline(self) -> None:
         if self._listener is not None:
             self._late = True
             self._listener()
         elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(_late())
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     # asyncio's side
 
@@ -445,7 +414,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._write_paused = False
         if self._busy and exc is None and self._head_done and not self._framed:
             self._complete = True  # an answer without a length ends with its connection
-        self._cancel_timer()
+        self._deadline.cancel()
         self._wake()
 
     def pause_writing(self) -> None:
@@ -464,7 +433,7 @@ class UpstreamConnection(asyncio.Protocol):
         sink = self._sink
         # The parser waits for a chunk, and is as well off without a whole one.
         if sink is not None and self._between_chunks and (came := sink.take_chunk(data)):
-            self._deadline = came + self._sink_timeout
+            self._deadline.at = came + self._sink_timeout
             return
         if not self._head_done:
             self.head_bytes += len(data)
@@ -482,7 +451,7 @@ class UpstreamConnection(asyncio.Protocol):
             if not self._chunks:
                 return  # of a chunk, its length alone
             if sink.open:
-                self._deadline = self._loop.time() + self._sink_timeout
+                self._deadline.at = self._loop.time() + self._sink_timeout
                 if sink.take(self.take()):
                     return
             self._sink = None

@@ -200,6 +200,18 @@ class World:
         return found
 
 
+def read_until(connection: socket.socket, end: bytes) -> bytes:
+    """What comes until ``end`` has come with it; where that is empty, until the connection ends."""
+    answer = b""
+    while not end or end not in answer:
+        more = connection.recv(65536)
+        if not more and not end:
+            return answer
+        assert more, answer
+        answer += more
+    return answer
+
+
 class _ServerThread:
     def __init__(self, gateway: Gateway, listener: socket.socket) -> None:
         self.loop = uvloop.new_event_loop()

@@ -4,7 +4,6 @@ other: whichever it is, the client, the log and the counts see the same."""
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -30,7 +29,7 @@ from tests.engine.scripted import (
     token,
     whole,
 )
-from tests.gateway.setup import World
+from tests.gateway.setup import World, read_until
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 COUNTS = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}\n\n'
@@ -284,7 +283,7 @@ def test_the_next_request_may_come_at_any_moment(
         engine.answer = whole({"second": True})
         connection.sendall(request[30:])
         gate.event.set()
-        first, _, second = _read_until(connection, b'{"second": true}').partition(b"0\r\n\r\n")
+        first, _, second = read_until(connection, b'{"second": true}').partition(b"0\r\n\r\n")
         assert first.startswith(b"HTTP/1.1 200")
         assert second.startswith(b"HTTP/1.1 200")
         assert _unchunked(first) == _unchunked(before + after.removesuffix(END.data))
@@ -312,7 +311,7 @@ def test_requests_in_one_packet_are_answered_in_order(world: World, fresh: bool)
             assert world.chat().json() == {"number": 0}
         connection.sendall(world.raw_request(b'{"model":"m"}') * 3)
         last = 2 if fresh else 3
-        answers = _read_until(connection, b'{"number": %d}' % last)
+        answers = read_until(connection, b'{"number": %d}' % last)
         assert answers.count(b"HTTP/1.1 200") == 3
         found = [answers.index(b'{"number": %d}' % (last - back)) for back in (2, 1, 0)]
         assert found == sorted(found)
@@ -325,20 +324,8 @@ def test_garbage_behind_a_request_ends_the_connection_and_leaves_nothing(world: 
     with world.serving():
         with world.raw() as connection:
             connection.sendall(world.raw_request(b'{"model":"m"}') + b"\0\1\2 garbage\r\n\r\n")
-            assert _read_until(connection, b"").startswith(b"HTTP/1.1 400")
+            assert read_until(connection, b"").startswith(b"HTTP/1.1 400")
         world.settled()
-
-
-def _read_until(connection: socket.socket, end: bytes) -> bytes:
-    """What comes until it ends so, or the connection does where ``end`` is empty."""
-    answer = b""
-    while not end or not answer.endswith(end):
-        more = connection.recv(65536)
-        if not more and not end:
-            return answer
-        assert more, answer
-        answer += more
-    return answer
 
 
 # -- the same head again --
@@ -351,11 +338,11 @@ def test_a_revoked_key_is_refused_on_a_connection_it_was_good_on(world: World) -
         request = world.raw_request(b'{"model":"m"}').replace(world.key.encode(), plain.encode())
         for _ in range(2):
             connection.sendall(request)
-            assert _read_until(connection, b"}").startswith(b"HTTP/1.1 200")
+            assert read_until(connection, b"}").startswith(b"HTTP/1.1 200")
         keys.revoke(world.layout, record.id)
         world.until(lambda: world.gateway.authenticator._ring.named(record.id) is None)
         connection.sendall(request)
-        assert _read_until(connection, b"}").startswith(b"HTTP/1.1 401")
+        assert read_until(connection, b"}").startswith(b"HTTP/1.1 401")
 
 
 def test_a_key_runs_out_on_a_connection_it_was_good_on(world: World) -> None:
@@ -365,10 +352,10 @@ def test_a_key_runs_out_on_a_connection_it_was_good_on(world: World) -> None:
         _, plain = keys.create(world.layout, "short", expires_unix=until)
         request = world.raw_request(b'{"model":"m"}').replace(world.key.encode(), plain.encode())
         connection.sendall(request)
-        assert _read_until(connection, b"}").startswith(b"HTTP/1.1 200")
+        assert read_until(connection, b"}").startswith(b"HTTP/1.1 200")
         time.sleep(max(0.0, until - time.time()) + 0.1)
         connection.sendall(request)
-        assert _read_until(connection, b"}").startswith(b"HTTP/1.1 401")
+        assert read_until(connection, b"}").startswith(b"HTTP/1.1 401")
 
 
 def test_another_head_on_the_connection_counts(world: World) -> None:
@@ -378,7 +365,7 @@ def test_another_head_on_the_connection_counts(world: World) -> None:
         for number, path in enumerate(["/v1/chat/completions", "/v1/completions?a=b", "/v1/score"]):
             more = f"x-request-id: id-{number}\r\nx-number: {number}\r\n"
             connection.sendall(world.raw_request(b'{"model":"m"}', path, more))
-            answer = _read_until(connection, b"}")
+            answer = read_until(connection, b"}")
             assert f"x-request-id: id-{number}".encode() in answer
             assert engine.requests[number].path == path
             assert engine.requests[number].header("x-number") == str(number)
@@ -404,7 +391,7 @@ def test_a_request_that_is_half_there_is_waited_for(world: World) -> None:
         world.until(lambda: world.gateway.proxy.in_flight == 1)
         world.gateway.begin_drain()
         connection.sendall(request[-4:])
-        assert _read_until(connection, b"}").startswith(b"HTTP/1.1 200")
+        assert read_until(connection, b"}").startswith(b"HTTP/1.1 200")
         world.settled()
 
 
@@ -417,11 +404,7 @@ def test_what_is_under_way_is_told_of_the_end(world: World, steps: list[Step]) -
         engine.wait_request()
         time.sleep(0.1)
         world.loop.call_soon_threadsafe(world.gateway.proxy.stop_all)
-        answer = connection.recv(65536)
-        while b"shutting_down" not in answer:
-            more = connection.recv(65536)
-            assert more, answer
-            answer += more
+        read_until(connection, b"shutting_down")
         assert engine.requests[0].gone.wait(2)
 
 

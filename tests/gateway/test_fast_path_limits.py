@@ -35,7 +35,7 @@ from tests.engine.scripted import (
     token,
     whole,
 )
-from tests.gateway.setup import World
+from tests.gateway.setup import World, read_until
 
 STREAMED = b'{"model":"m","stream":true}'
 
@@ -45,15 +45,6 @@ def request_of(world: World, request: pytest.FixtureRequest) -> Callable[[bytes]
     """Makes a request's bytes; one that expects something is not plain, whatever it is."""
     more = "" if request.param == "plain" else "expect: nothing\r\n"
     return lambda body: world.raw_request(body, more=more)
-
-
-def until_end(connection: socket.socket, end: bytes) -> bytes:
-    answer = b""
-    while end not in answer:
-        more = connection.recv(65536)
-        assert more, answer
-        answer += more
-    return answer
 
 
 def test_a_client_that_reads_nothing_gets_no_more_answers(
@@ -120,7 +111,7 @@ def test_the_first_ping_comes_in_time(world: World) -> None:
             with world.raw() as connection:
                 connection.sendall(world.raw_request(STREAMED))
                 asked = time.monotonic()
-                until_end(connection, b": ping")
+                read_until(connection, b": ping")
                 assert time.monotonic() - asked < 0.9
 
 
@@ -139,7 +130,7 @@ def test_an_answer_that_is_there_is_not_pinged_for(
         first.sendall(world.raw_request(b'{"model":"m","user":"first"}'))
         engine.wait_request()
         second.sendall(request_of(STREAMED))  # waits for the first one's connection
-        assert until_end(second, b"}}").startswith(b"HTTP/1.1 400")
+        assert read_until(second, b"}}").startswith(b"HTTP/1.1 400")
 
 
 def test_who_leaves_within_the_body_is_logged(
@@ -196,7 +187,7 @@ def test_a_connection_at_rest_holds_no_body(world: World, monkeypatch: pytest.Mo
     body = json.dumps({"model": "m", "x": "y" * 900_000}).encode()
     with world.serving(), world.raw() as connection:
         connection.sendall(world.raw_request(body))
-        until_end(connection, b"}")
+        read_until(connection, b"}")
         world.settled()
         assert made
         assert all(not one._data for one in made)
@@ -220,7 +211,7 @@ def test_a_next_request_that_does_not_come_spoils_no_answer(
         engine.wait_request()
         connection.sendall(b"\r\n")
         # Behind its end the next request may be refused.
-        answer = until_end(connection, b"\r\n0\r\n\r\n").partition(b"\r\n0\r\n\r\n")[0]
+        answer = read_until(connection, b"\r\n0\r\n\r\n").partition(b"\r\n0\r\n\r\n")[0]
         assert b" 408 " not in answer
 
 
