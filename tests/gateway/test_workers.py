@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -59,8 +60,9 @@ def workers(process: Process) -> list[int]:
     path = Path(f"/proc/{process.process.pid}/task/{process.process.pid}/children")
     found = []
     for pid in map(int, path.read_text().split()):
-        if b"gateway.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            found.append(pid)
+        with contextlib.suppress(FileNotFoundError):  # it has ended since
+            if b"gateway.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
     return found
 
 
