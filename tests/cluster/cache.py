@@ -36,7 +36,7 @@ def cached(name: str, key: str, build: Callable[[Path], None]) -> Path:
     entry = cache_dir() / f"{name}-{key}"
     if entry.is_dir():
         return entry
-    with _lock(cache_dir() / f".{name}-{key}.lock"):
+    with locked(cache_dir() / f".{name}-{key}.lock"):
         if entry.is_dir():
             return entry
         part = cache_dir() / f".{name}-{key}.part"
@@ -53,7 +53,8 @@ def cached(name: str, key: str, build: Callable[[Path], None]) -> Path:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of this file, waiting for it."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

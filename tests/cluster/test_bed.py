@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import process
+from tests.cluster import fixtures, process
 from tests.cluster.cluster import Cluster, clusters_dir, remove
 
 pytestmark = pytest.mark.cluster
@@ -176,3 +176,25 @@ def test_half_made_cluster_is_taken_down(cluster: Cluster) -> None:
     remove(folder)
     assert process.marked(folder) == []
     assert not folder.exists()
+
+
+def test_sessions_that_begin_at_once_take_down_what_a_killed_one_left(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # `cluster` is asked for its conditions only.
+    monkeypatch.setenv("MODELTAINER_CLUSTER_RUN", str(tmp_path))
+    # Its process is no more, and another has its number: init.
+    left = tmp_path / "pytest-1-sid"
+    for number in range(40):
+        (left / "shared" / "small" / str(number)).mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", left / "shared" / "small"], check=True)
+    alive = tmp_path / f"pytest-{os.getpid()}-sid"
+    with fixtures.begin():
+        assert not left.exists()
+        left.mkdir()
+        alive.mkdir()
+        code = "from tests.cluster.fixtures import begin; begin()"
+        sessions = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
+        assert [session.wait() for session in sessions] == [0, 0, 0]
+        assert not left.exists()
+        assert alive.exists()
