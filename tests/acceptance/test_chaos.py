@@ -188,6 +188,7 @@ def test_it_converges_to_what_was_declared(alice: Account) -> None:
     alice.mt("stop --all --wait 90")
     alice.assert_nothing_left(within_s=60)
     assert len(alice.clocks()) >= 2
+    alice.cluster.resume_nodes()
     for node in alice.cluster.nodes:
         # What killed agents have left goes with the next one there.
         alice.mt(f"up tiny --nodelist {node} --wait")

@@ -217,6 +217,15 @@ class Cluster:
         resume = ["scontrol", "update", f"nodename={host}", "state=resume"]
         self.run("login", resume, "root", check=False)
 
+    def resume_nodes(self) -> None:
+        """Have every node take jobs again, as an admin does after troubles: one that Slurm missed
+        just when its network came back stays down for minutes otherwise."""
+        for node, state in self.node_states().items():
+            if state.startswith(("down", "drain", "drng")):
+                resume = ["scontrol", "update", f"nodename={node}", "state=resume"]
+                self.run("login", resume, "root")
+        self.wait_idle()
+
     def node_states(self) -> dict[str, str]:
         """Slurm's word for each compute node, such as ``idle`` or ``down*``."""
         listed = self.run("login", ["sinfo", "-h", "-N", "-o", "%N %t"], user="root").stdout

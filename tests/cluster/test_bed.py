@@ -198,3 +198,11 @@ def test_sessions_that_begin_at_once_take_down_what_a_killed_one_left(
         assert [session.wait() for session in sessions] == [0, 0, 0]
         assert not left.exists()
         assert alive.exists()
+
+
+def test_a_node_that_slurm_gave_up_takes_jobs_again(cluster: Cluster) -> None:
+    down = ["scontrol", "update", "nodename=c2", "state=down", "reason=missed"]
+    cluster.run("login", down, "root")
+    assert cluster.node_states()["c2"] == "down"
+    cluster.resume_nodes()
+    assert cluster.run("login", ["srun", "-w", "c2", "hostname"]).stdout == "c2\n"
