@@ -342,6 +342,11 @@ def stop(
     return report
 
 
+ASK_LOCAL_AGAIN_S = 1.0
+"""A job that has only just begun may miss its SIGTERM: submitit's controller passes it on to the
+processes that it has noted, and has not noted yet the one it has just started."""
+
+
 def _end(
     layout: Layout, chosen: Sequence[launches.Launch], wait_s: float, report: StopReport
 ) -> None:
@@ -362,6 +367,7 @@ def _end(
         raise LaunchError(
             "slurm-unavailable", f"the jobs could not be cancelled: {error}", "try again"
         ) from error
+    asked = time.monotonic()
     deadline = began + wait_s
     waiting = {launch.spec.launch_id: launch for launch in chosen}
     while waiting:
@@ -383,6 +389,10 @@ def _end(
         if waiting and time.monotonic() >= deadline:
             report.still_running = sorted(waiting)
             break
+        if time.monotonic() - asked >= ASK_LOCAL_AGAIN_S:
+            asked = time.monotonic()
+            here = [one.submission for one in waiting.values() if one.submission]
+            cancel([one for one in here if one.executor == "local"])
         if waiting:
             time.sleep(0.2)
 

@@ -7,11 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from modeltainer import service
+from modeltainer.config.schema import Config
 from modeltainer.hpc import submit as submitting
 from modeltainer.hpc.cancel import cancel, cancel_local
 from modeltainer.hpc.submit import SubmissionError, refusal, submit
@@ -298,3 +301,29 @@ def test_a_local_job_is_cancelled_by_its_own_submitter(engine: LaunchSpec, tmp_p
     cancel([submission])
     assert gone(submission)
     cancel([submission])  # gone is fine
+
+
+# As submitit's controller is between starting a process and noting it.
+MISSES_THE_FIRST = """
+import signal, sys
+seen = []
+signal.signal(signal.SIGTERM, lambda *_: sys.exit() if seen else seen.append(1))
+print(flush=True)
+while True:
+    signal.pause()
+"""
+
+
+def test_stop_asks_a_local_job_again_that_missed_its_signal(tmp_path: Path) -> None:
+    spec, layout = launched(tmp_path)
+    job = subprocess.Popen([sys.executable, "-c", MISSES_THE_FIRST], stdout=subprocess.PIPE)
+    assert job.stdout is not None
+    job.stdout.readline()
+    launches.record_submission(
+        layout, submitting.submission(spec, "local", str(job.pid), 0.0, start_ticks(job.pid))
+    )
+    threading.Thread(target=job.wait, daemon=True).start()  # else a zombie stays
+    config = Config.model_validate({"site": {"registry": str(tmp_path / "registry")}})
+    report = service.stop([spec.launch_id], config=config, wait_s=10)
+    assert report.stopped == [spec.launch_id]
+    assert report.still_running == []
