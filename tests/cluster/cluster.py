@@ -214,17 +214,19 @@ class Cluster:
         once; it refuses for one that it has not missed.
         """
         self.network.restore(host)
-        resume = ["scontrol", "update", f"nodename={host}", "state=resume"]
-        self.run("login", resume, "root", check=False)
+        self._resume(host, check=False)
 
     def resume_nodes(self) -> None:
         """Have every node take jobs again, as an admin does after troubles: one that Slurm missed
         just when its network came back stays down for minutes otherwise."""
         for node, state in self.node_states().items():
             if state.startswith(("down", "drain", "drng")):
-                resume = ["scontrol", "update", f"nodename={node}", "state=resume"]
-                self.run("login", resume, "root")
+                self._resume(node)
         self.wait_idle()
+
+    def _resume(self, node: str, *, check: bool = True) -> None:
+        resume = ["scontrol", "update", f"nodename={node}", "state=resume"]
+        self.run("login", resume, "root", check=check)
 
     def node_states(self) -> dict[str, str]:
         """Slurm's word for each compute node, such as ``idle`` or ``down*``."""
