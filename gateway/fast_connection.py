@@ -7,9 +7,10 @@ callbacks are held back until the request is known not to be plain.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from time import monotonic
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
@@ -19,6 +20,25 @@ from modeltainer.gateway.fast_path import Application, FastExchange, FastPath, P
 from modeltainer.gateway.outbox import JoinedWrites
 
 _STATUS = b"HTTP/1.1 200 OK\r\n"
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length: ?([0-9]{1,7})(?=\r\n)")
+
+
+class _Spelling(NamedTuple):
+    """How a plain head is spelled, around the figures of its length."""
+
+    before: bytes
+    after: bytes
+    head: PlainHead
+
+
+def _spelling(head: PlainHead, data: bytes, length: bytes) -> _Spelling | None:
+    """Of a head that a body of this length follows, and nothing else; None where that is not so, or
+    the length is not spelled as most do."""
+    end = data.find(b"\r\n\r\n") + 4
+    found = list(_LENGTH.finditer(data, 0, end))
+    if len(found) != 1 or found[0][1] != length or len(data) - end != int(length):
+        return None
+    return _Spelling(data[: found[0].start(1)], data[found[0].end() : end], head)
 
 
 class _WasRead:
@@ -68,6 +88,10 @@ class FastProtocol(ClientProtocol):
         """``Content-Length``, which is not among the fields."""
         self._known: PlainHead | None = None
         """The last plain head."""
+        self._spelled: _Spelling | None = None
+        """How it was spelled, where it came in one piece with its body."""
+        self._between = True
+        """The parser is at no request."""
         self._head: PlainHead | None = None
         """Of what is being read, where it is plain so far."""
         self._reading = False
@@ -93,8 +117,46 @@ class FastProtocol(ClientProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._make_way()
+        known, at_start = self._known, self._between
         super().data_received(data)
         self._note_reading(self._head is not None)
+        if self._known is not known and self._known is not None:
+            self._spelled = _spelling(self._known, data, self._length) if at_start else None
+
+    def take_alike(self, data: bytes) -> bool:
+        """Begin a request whose head is spelled as the last plain one, but for its length: there is
+        nothing in it for a parser to find out. False: it is not so, and nothing was done."""
+        spelled, fast = self._spelled, self._fast
+        if spelled is None or fast is None or not data.startswith(spelled.before):
+            return False
+        start = len(spelled.before)
+        end = data.find(b"\r", start, start + 8)
+        length, body = data[start:end], end + len(spelled.after)
+        head = spelled.head
+        if (
+            end < 0
+            or not length.isdigit()
+            or not data.startswith(spelled.after, end)
+            or len(data) - body != int(length)
+            or not self._between
+            or not self._may_be_plain(fast, length)
+            or not fast.still_valid(head)
+        ):
+            return False
+        self._unset_keepalive_if_required()
+        self._url, self._fields, self._length = head.target, head.fields.raw, length
+        self._came = monotonic()
+        self._start(fast, head, [data[body:]])
+        return True
+
+    def _may_be_plain(self, fast: FastPath, length: bytes) -> bool:
+        """Whether the next request may be carried by callbacks, as far as the connection goes."""
+        return (
+            self._exchange is None
+            and not self.flow.write_paused
+            and (self.cycle is None or self.cycle.response_complete)
+            and fast.fits(length)
+        )
 
     def _note_reading(self, reading: bool) -> None:
         """A request of which a part is here is under way already; most come in one piece."""
@@ -104,6 +166,7 @@ class FastProtocol(ClientProtocol):
 
     def on_message_begin(self) -> None:
         self._make_way()
+        self._between = False
         self._url, self._fields, self._length, self._data = b"", [], b"", []
 
     def on_url(self, url: bytes) -> None:
@@ -121,12 +184,10 @@ class FastProtocol(ClientProtocol):
         if (
             fast is not None
             and self._length
-            and not self.flow.write_paused
-            and (self.cycle is None or self.cycle.response_complete)
             and parser.get_method() == b"POST"
             and parser.should_keep_alive()
             and parser.get_http_version() == "1.1"
-            and fast.fits(self._length)
+            and self._may_be_plain(fast, self._length)
         ):
             self._head = fast.look_at(self._url, self._fields, self._known)
         if self._head is None:
@@ -143,15 +204,19 @@ class FastProtocol(ClientProtocol):
             self._data.append(body)
 
     def on_message_complete(self) -> None:
+        self._between = True
         head, self._head = self._head, None
         if head is None:
             super().on_message_complete()
             return
         assert self._fast is not None
         self._before_body = True
-        self._begun = False
         data, self._data = self._data, []
-        self._exchange = self._fast.begin(self, head, b"".join(data), self._came)
+        self._start(self._fast, head, data)
+
+    def _start(self, fast: FastPath, head: PlainHead, data: list[bytes]) -> None:
+        self._begun = False
+        self._exchange = fast.begin(self, head, b"".join(data), self._came)
         if self._exchange is None:
             self._replay(self.app, data)
         else:

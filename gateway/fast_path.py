@@ -111,7 +111,7 @@ class FastPath:
             known is not None
             and known.target == target
             and known.fields.raw == headers
-            and self._authenticator.still_valid(known.key, known.generation)
+            and self.still_valid(known)
         ):
             return known
         route = _ROUTES.get(target.partition(b"?")[0])
@@ -123,6 +123,10 @@ class FastPath:
         except GatewayError:
             return None
         return PlainHead(target, route, look_at(headers), key, generation)
+
+    def still_valid(self, head: PlainHead) -> bool:
+        """Whether its key may still be used."""
+        return self._authenticator.still_valid(head.key, head.generation)
 
     def begin(
         self, client: FastClient, head: PlainHead, data: bytes, came: float

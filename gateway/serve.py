@@ -34,6 +34,8 @@ from modeltainer.scheduler import start_ticks
 
 CLIENT_KEEP_ALIVE_S = 75
 """Idle time of a client's connection, as nginx has it."""
+TICK_S = 1.0
+"""Between two looks at the clock for the ``Date`` of answers."""
 _LAST_WORDS_S = 2
 """For clients to take their error frames after the drain's deadline."""
 
@@ -67,6 +69,7 @@ class GatewayServer(uvicorn.Server):
         self._ending: asyncio.Task[None] | None = None
         self._channel = channel
         self._connecting: set[asyncio.Task[None]] = set()
+        self._over = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's; then connections are taken from the channel, too."""
@@ -107,6 +110,18 @@ class GatewayServer(uvicorn.Server):
             self._channel.close()
         await super().shutdown(sockets)
 
+    async def main_loop(self) -> None:
+        """As uvicorn's, which looks ten times a second whether it is over, where this one is told:
+        once is enough for the date, and each look costs as much as many tokens."""
+        over = asyncio.ensure_future(self._over.wait())
+        while not await self.on_tick(0):
+            await asyncio.wait([over], timeout=TICK_S)
+        over.cancel()
+
+    def _exit(self) -> None:
+        self.should_exit = True
+        self._over.set()
+
     def end(self) -> None:
         """The first call drains, the second ends now. To be called on the event loop."""
         if self._ending is None:
@@ -116,14 +131,14 @@ class GatewayServer(uvicorn.Server):
             self._gateway.log.warning("forced", in_flight=self._gateway.proxy.in_flight)
             self._ending.cancel()
             self._gateway.proxy.stop_all()
-            self.should_exit = True
+            self._exit()
 
     async def _drain(self) -> None:
         proxy = self._gateway.proxy
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(proxy.idle(), self._gateway.settings.drain)
         proxy.stop_all()
-        self.should_exit = True
+        self._exit()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

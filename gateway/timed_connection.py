@@ -48,6 +48,9 @@ class TimedProtocol(FastProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
+            if not self._head_bytes and self.take_alike(data):
+                self._deadline.off()
+                return
             if not self._head_bytes:
                 self._deadline.off()  # what was waited for has begun
             # What follows the head in the same packet counts too, so this is more than it needs.

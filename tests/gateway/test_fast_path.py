@@ -13,7 +13,6 @@ import pytest
 
 from modeltainer.gateway.outbox import JoinedWrites
 from modeltainer.gateway.proxy import Proxy
-from modeltainer.registry import keys
 from tests.engine.scripted import (
     DONE,
     END,
@@ -326,58 +325,6 @@ def test_garbage_behind_a_request_ends_the_connection_and_leaves_nothing(world: 
             connection.sendall(world.raw_request(b'{"model":"m"}') + b"\0\1\2 garbage\r\n\r\n")
             assert read_until(connection, b"").startswith(b"HTTP/1.1 400")
         world.settled()
-
-
-# -- the same head again --
-
-
-def test_a_revoked_key_is_refused_on_a_connection_it_was_good_on(world: World) -> None:
-    world.launch().engine.answer = whole({"ok": True})
-    record, plain = keys.create(world.layout, "short")
-    with world.serving(), world.raw() as connection:
-        request = world.raw_request(b'{"model":"m"}').replace(world.key.encode(), plain.encode())
-        for _ in range(2):
-            connection.sendall(request)
-            assert read_until(connection, b"}").startswith(b"HTTP/1.1 200")
-        keys.revoke(world.layout, record.id)
-        world.until(lambda: world.gateway.authenticator._ring.named(record.id) is None)
-        connection.sendall(request)
-        assert read_until(connection, b"}").startswith(b"HTTP/1.1 401")
-
-
-def test_a_key_runs_out_on_a_connection_it_was_good_on(world: World) -> None:
-    world.launch().engine.answer = whole({"ok": True})
-    with world.serving(), world.raw() as connection:
-        until = time.time() + 1.5
-        _, plain = keys.create(world.layout, "short", expires_unix=until)
-        request = world.raw_request(b'{"model":"m"}').replace(world.key.encode(), plain.encode())
-        connection.sendall(request)
-        assert read_until(connection, b"}").startswith(b"HTTP/1.1 200")
-        time.sleep(max(0.0, until - time.time()) + 0.1)
-        connection.sendall(request)
-        assert read_until(connection, b"}").startswith(b"HTTP/1.1 401")
-
-
-def test_another_head_on_the_connection_counts(world: World) -> None:
-    engine = world.launch().engine
-    engine.answer = whole({"ok": True})
-    with world.serving(), world.raw() as connection:
-        for number, path in enumerate(["/v1/chat/completions", "/v1/completions?a=b", "/v1/score"]):
-            more = f"x-request-id: id-{number}\r\nx-number: {number}\r\n"
-            connection.sendall(world.raw_request(b'{"model":"m"}', path, more))
-            answer = read_until(connection, b"}")
-            assert f"x-request-id: id-{number}".encode() in answer
-            assert engine.requests[number].path == path
-            assert engine.requests[number].header("x-number") == str(number)
-
-
-def test_ids_are_new_though_the_head_is_the_same(world: World) -> None:
-    engine = world.launch().engine
-    engine.answer = whole({"ok": True})
-    with world.serving():
-        ids = {world.chat().headers["x-request-id"] for _ in range(5)}
-        assert len(ids) == 5
-        assert len({one.header("traceparent") for one in engine.requests}) == 5
 
 
 # -- the end of the gateway --
