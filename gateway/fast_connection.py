@@ -88,6 +88,8 @@ class FastProtocol(ClientProtocol):
         """``Content-Length``, which is not among the fields."""
         self._known: PlainHead | None = None
         """The last plain head."""
+        self._plain = False
+        """What has just come had a plain head in it, maybe its end alone."""
         self._spelled: _Spelling | None = None
         """How it was spelled, where it came in one piece with its body."""
         self._between = True
@@ -117,11 +119,12 @@ class FastProtocol(ClientProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._make_way()
-        known, at_start = self._known, self._between
+        at_start, self._plain = self._between, False
         super().data_received(data)
         self._note_reading(self._head is not None)
-        if self._known is not known and self._known is not None:
-            self._spelled = _spelling(self._known, data, self._length) if at_start else None
+        head, spelled = self._known, self._spelled
+        if self._plain and head is not None and (spelled is None or spelled.head is not head):
+            self._spelled = _spelling(head, data, self._length) if at_start else None
 
     def take_alike(self, data: bytes) -> bool:
         """Begin a request whose head is spelled as the last plain one, but for its length: there is
@@ -193,7 +196,7 @@ class FastProtocol(ClientProtocol):
         if self._head is None:
             self._replay_head()
         else:
-            self._known = self._head
+            self._known, self._plain = self._head, True
             self._came = monotonic()
             self._before_body = False
 
@@ -277,11 +280,15 @@ class FastProtocol(ClientProtocol):
         """Begin an answer in chunks."""
         self._begun = True
         head = self._lines(headers)
-        self.transport.write(b"%btransfer-encoding: chunked\r\n\r\n%b" % (head, chunk(data)))
+        self._now(b"%btransfer-encoding: chunked\r\n\r\n%b" % (head, chunk(data)))
 
     def write_last_chunk(self, data: bytes) -> None:
         """End an answer in chunks."""
-        self.transport.write(chunk(data) + b"0\r\n\r\n")
+        self._now(chunk(data) + b"0\r\n\r\n")
+
+    def _now(self, data: bytes) -> None:
+        # Streams begin and end one by one, and another turn of the loop costs more than a write.
+        cast(JoinedWrites, self.transport).write_now(data)
 
     def _lines(self, headers: Headers) -> bytes:
         fields = [*self.server_state.default_headers, *headers]

@@ -79,9 +79,15 @@ class TimedProtocol(FastProtocol):
         self._deadline.off()
         self._in_head = True
         super().on_message_complete()
+        if not self.answering:  # that was done before the body came
+            self._rest()
 
     def answered(self) -> None:
         super().answered()
+        self._rest()
+
+    def _rest(self) -> None:
+        """No request is under way, and the next one may be long in coming."""
         self._wait(self.timeout_keep_alive_handler, self.timeout_keep_alive)
 
     def _wait(self, late: Callable[[], None], seconds: float) -> None:

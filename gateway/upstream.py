@@ -275,14 +275,20 @@ class UpstreamConnection(asyncio.Protocol):
 
     # Without a coroutine
 
-    def post(self, request: bytes, listener: Callable[[], None], timeout: float) -> None:
-        """Write a request that is in one piece. From now on ``listener`` is called when something
+    def post(
+        self, request: bytes, listener: Callable[[], None], timeout: float, *, joined: bool
+    ) -> None:
+        """Write a request that is in one piece; ``joined`` with those to other engines, at the end
+        of this turn of the loop (:mod:`.outbox`). From now on ``listener`` is called when something
         of the answer has come, when it ends, when it has failed (which ``timeout`` seconds without
         any of it are too)."""
         self._start_exchange()
         self.used += 1
         self._posted = request
-        outbox(self._loop).put(self._write_posted)
+        if joined:
+            outbox(self._loop).put(self._write_posted)
+        else:
+            self._write_posted()
         self._sent = True
         self._listener = listener
         self._deadline.within(timeout)

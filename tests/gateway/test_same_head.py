@@ -56,6 +56,39 @@ def test_a_head_that_is_known_is_not_parsed_again(world: World, alike: list[bool
         world.settled()
 
 
+def test_a_head_that_came_in_pieces_is_known_when_it_comes_whole(
+    world: World, alike: list[bool]
+) -> None:
+    world.launch().engine.answer = _echo
+    request = world.raw_request(_body(5))
+    with world.serving(), world.raw() as connection:
+        connection.sendall(request[:40])
+        time.sleep(0.05)
+        _ask(connection, request[40:], _body(5))
+        for length in (7, 9):
+            _ask(connection, world.raw_request(_body(length)), _body(length))
+        assert alike[-2:] == [False, True]
+        world.settled()
+
+
+def test_a_fault_of_our_own_is_an_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.launch().engine.answer = _echo
+    request = world.raw_request(_body(5))
+
+    def fail(*_: object) -> None:
+        raise OSError("no locks available")
+
+    with world.serving(), world.raw() as connection:
+        _ask(connection, request, _body(5))
+        with monkeypatch.context() as patch:
+            patch.setattr(world.gateway.proxy.admission, "reserve", fail)
+            connection.sendall(request)
+            assert read_until(connection, b"}").startswith(b"HTTP/1.1 500")
+        _ask(connection, request, _body(5))
+        world.settled()
+        assert [one["error"] for one in world.log("fault")] == ["OSError: no locks available"]
+
+
 def _cut(request: bytes, behind: bytes, more: int = 0) -> list[bytes]:
     at = request.index(behind) + len(behind) + more
     return [request[:at], request[at:]]

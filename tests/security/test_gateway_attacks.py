@@ -20,7 +20,7 @@ from modeltainer.registry.keys import KeyRing
 from modeltainer.registry.layout import LAUNCH_ID, Layout, new_launch_id
 from modeltainer.registry.records import Endpoint, State, encode
 from tests.engine.scripted import ScriptedEngine, whole
-from tests.gateway.setup import World
+from tests.gateway.setup import World, read_until
 
 BODY = b'{"model":"m","messages":[]}'
 
@@ -129,6 +129,19 @@ def test_slow_heads_and_bodies_are_hung_up_on(
         launched.engine.answer = whole({"ok": True})
         assert world.chat().status_code == 200
         world.settled()
+
+
+@pytest.mark.parametrize("more", [b"", b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"])
+def test_a_body_that_comes_when_it_was_answered_holds_no_connection(
+    world: World, monkeypatch: pytest.MonkeyPatch, more: bytes
+) -> None:
+    monkeypatch.setattr("modeltainer.gateway.serve.CLIENT_KEEP_ALIVE_S", 1)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n"
+    with world.serving(), world.raw() as connection:
+        connection.sendall(head)
+        assert read_until(connection, b"}}").startswith(b"HTTP/1.1 401")
+        connection.sendall(b"hello" + more)
+        assert (b"200 OK" in read_until(connection, b"")) is bool(more)
 
 
 def test_a_client_that_keeps_its_connection_is_not_hurried(
