@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 
 from modeltainer.gateway.exchange import Exchange
 from modeltainer.gateway.log import JsonLog, cut
@@ -25,7 +26,7 @@ class Accounting:
     ) -> None:
         """``name``: of this writer, for its usage files."""
         self._layout, self._metrics, self._log, self._write = layout, metrics, log, write
-        self._waiting: list[UsageRecord] = []
+        self._waiting: deque[UsageRecord] = deque(maxlen=MAX_WAITING)
         self._name = name
         self._task: asyncio.Task[None] | None = None
         self.problem = ""
@@ -40,6 +41,8 @@ class Accounting:
         metrics.seconds.of(route, model).observe(seconds)
         if exchange.asked is not None:
             metrics.splits.add(exchange.asked, model)
+        if exchange.progress.error and exchange.progress.status == 200:
+            metrics.broken.add(model, exchange.progress.error)
         if exchange.refused_by:
             metrics.limited.add(exchange.refused_by)
         if exchange.endpoint is None or exchange.model is None:
@@ -90,7 +93,7 @@ class Accounting:
 
     async def flush(self) -> None:
         """Write what waits, in a thread."""
-        records, self._waiting = self._waiting, []
+        records, self._waiting = list(self._waiting), deque(maxlen=MAX_WAITING)
         if not records:
             return
         try:
@@ -100,7 +103,7 @@ class Accounting:
             if not self.problem:
                 self._log.warning("usage_not_written", error=str(error))
             self.problem = str(error)
-            self._waiting = (records + self._waiting)[-MAX_WAITING:]
+            self._waiting = deque([*records, *self._waiting], MAX_WAITING)
 
     async def _run(self) -> None:
         while True:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -27,6 +28,14 @@ _NESTED = re.compile(rb'"(?:[^"\\]*")?|[{}\[\]]')
 # million line breaks takes a hundred megabytes to match.
 _STRETCH = re.compile(rb'[^"\\]*(?:\\.[^"\\]*){0,1000}', re.DOTALL)
 _WHITE = b" \t\n\r"
+LONG = 64 * 1024
+"""Bytes up to which any body is looked through in no time."""
+_ESCAPED = re.compile(rb"\\u00[2-7]")
+"""A character of a member's name, written another way than as itself."""
+_TEXT = re.compile(rb'"[^"]*"')
+_OPEN = bytes.maketrans(b"{}", b"[]")
+_STEP = {ord("["): 1, ord("]"): -1}.__getitem__
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 Span = tuple[int, int]
@@ -104,7 +113,9 @@ class Body:
 
     @property
     def prompt_bytes(self) -> int:
-        """Length of the prompt as it stands in the body."""
+        """Length of the prompt as it stands in the body; of a long one it is most of it."""
+        if self.members is None and len(self.data) > LONG:
+            return len(self.data)
         span = self.prompt_span
         return len(self.data) if span is None else _length(span)
 
@@ -171,16 +182,46 @@ def parse(data: bytes) -> Body:
     return Body(data, head.model, head.stream is True, span, head=head, members=members)
 
 
+def takes_long(data: bytes) -> bool:
+    """Whether :func:`parse` may take so long that other requests would have to wait for it."""
+    return len(data) > LONG and (not _one_model(data) or _many_brackets(data))
+
+
+def _one_model(data: bytes) -> bool:
+    """Only one place is spelled like the model's, and no name can be spelled another way."""
+    return data.count(b'"model"') == 1 and _ESCAPED.search(data) is None
+
+
+def _many_brackets(data: bytes) -> bool:
+    """So many that something may be nested too deep."""
+    return data.count(b"{") + data.count(b"[") > MAX_DEPTH
+
+
 def _plain_model(data: bytes) -> Span | None:
     """Where the model's name stands in a valid object that has one, if that can be said without
-    looking at all members: only one place is spelled like it, no name can be spelled another way
-    (with ``\\u``), and nothing can be nested too deep."""
-    if data.count(b'"model"') != 1 or b"\\u" in data:
+    looking at all members, one by one."""
+    if not _one_model(data):
         return None
-    if data.count(b"{") + data.count(b"[") > MAX_DEPTH:
-        return None
+    if _many_brackets(data):
+        if b'"stream_options"' in data:
+            return None
+        if _too_deep(data):
+            raise _bad("the request body is nested too deep", "invalid_json")
     found = _MODEL.search(data)
     return None if found is None else found.span(1)
+
+
+def _too_deep(data: bytes) -> bool:
+    """Whether valid JSON is nested deeper than :data:`MAX_DEPTH`."""
+    bare = _TEXT.sub(b"", data.replace(b"\\\\", b"").replace(b'\\"', b""))
+    brackets = bare.translate(_OPEN, _NO_BRACKETS)
+    depth = 0
+    for at in range(0, len(brackets), LONG):
+        depths = list(accumulate(map(_STEP, brackets[at : at + LONG]), initial=depth))
+        if max(depths) > MAX_DEPTH + 1:  # the object itself is no nesting
+            return True
+        depth = depths[-1]
+    return False
 
 
 def member_spans(data: bytes) -> dict[str, Span]:

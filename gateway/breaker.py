@@ -97,15 +97,22 @@ class Trial:
     def __init__(self, breaker: Breaker) -> None:
         self._breaker = breaker
         self._probe = breaker.begin(time.monotonic())
-        self._judged = False
+        self._judged = self._answered = False
 
     def answered(self, status: int) -> None:
-        """The endpoint's answer has begun."""
+        """The endpoint's answer has begun. The probe's is enough to go by; that of any other counts
+        when it is whole."""
         if counts_against(status):
             self.failed()
-        elif not self._judged:
+        elif self._probe and not self._judged:
             self._judged = True
-            self._breaker.succeeded(self._probe)
+            self._breaker.succeeded(True)
+        self._answered = True
+
+    def broke_off(self) -> None:
+        """The answer had begun, and did not come to its end."""
+        self._judged = True
+        self._breaker.failed(time.monotonic(), False)
 
     def failed(self) -> None:
         """No answer came."""
@@ -115,6 +122,10 @@ class Trial:
 
     def end(self) -> None:
         """The request is over, with or without a verdict."""
-        if not self._judged:
-            self._judged = True
+        if self._judged:
+            return
+        self._judged = True
+        if self._answered:
+            self._breaker.succeeded(False)
+        else:
             self._breaker.abandoned(self._probe)

@@ -30,7 +30,7 @@ class Catalog:
             return True
         try:
             self.config = self._load()
-        except (ValueError, OSError) as error:  # ConfigError is a ValueError
+        except Exception as error:  # whatever it is must not end who watches the file
             self.problem = str(error)
             return False
         self.problem = ""

@@ -58,6 +58,8 @@ class EndpointSet:
     def __init__(self, settings: GatewaySettings, log: JsonLog) -> None:
         self._settings, self._log = settings, log
         self._live: dict[str, LiveEndpoint] = {}
+        self._leaving: list[LiveEndpoint] = []
+        """Retired, with requests under way."""
         self._turns: dict[str, int] = {}
         self._turn = 0
         self._models: Mapping[str, tuple[str, ...]] = {}
@@ -96,7 +98,7 @@ class EndpointSet:
     def _take_over(self, snapshot: Snapshot) -> None:
         targets = {target.key: target for target in snapshot.targets}
         for key in [key for key in self._live if key not in targets]:
-            self._live.pop(key).retire()
+            self._retire(self._live.pop(key))
             self._turns.pop(key, None)
             self._log.info("endpoint_gone", endpoint=key)
         for key, target in targets.items():
@@ -105,10 +107,14 @@ class EndpointSet:
                 live.target = target
                 continue
             if live is not None:
-                live.retire()
+                self._retire(live)
             self._live[key] = LiveEndpoint(target, self._settings)
             self._start_probe(self._live[key])
         self._rebuild()
+
+    def _retire(self, live: LiveEndpoint) -> None:
+        live.retire()
+        self._leaving = [one for one in (*self._leaving, live) if one.outstanding]
 
     def pick(
         self, model: str, failed: set[str], affinity: bytes | None = None
@@ -172,7 +178,7 @@ class EndpointSet:
     def in_flight(self) -> dict[str, int]:
         """Requests under way by launch. May be called from any thread."""
         counts: dict[str, int] = {}
-        for live in list(self._live.values()):
+        for live in (*list(self._live.values()), *self._leaving):
             name = live.target.launch_id
             counts[name] = counts.get(name, 0) + live.outstanding
         return counts

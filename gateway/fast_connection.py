@@ -94,6 +94,7 @@ class FastProtocol(ClientProtocol):
         """How it was spelled, where it came in one piece with its body."""
         self._between = True
         """The parser is at no request."""
+        self._behind_head = False
         self._head: PlainHead | None = None
         """Of what is being read, where it is plain so far."""
         self._reading = False
@@ -169,13 +170,15 @@ class FastProtocol(ClientProtocol):
 
     def on_message_begin(self) -> None:
         self._make_way()
-        self._between = False
+        self._between = self._behind_head = False
         self._url, self._fields, self._length, self._data = b"", [], b"", []
 
     def on_url(self, url: bytes) -> None:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._behind_head:  # a trailer: nobody asks for one
+            return
         name = name.lower()
         if name == b"content-length":
             self._length = value
@@ -183,6 +186,7 @@ class FastProtocol(ClientProtocol):
             self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
+        self._behind_head = True
         fast, parser = self._fast, self.parser
         if (
             fast is not None

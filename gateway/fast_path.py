@@ -16,7 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from modeltainer.gateway.auth import Authenticator
-from modeltainer.gateway.body import Body, parse
+from modeltainer.gateway.body import Body, parse, takes_long
 from modeltainer.gateway.body_budget import SMALL
 from modeltainer.gateway.demand_book import DemandBook
 from modeltainer.gateway.endpoint_set import EndpointSet, LiveEndpoint
@@ -134,6 +134,8 @@ class FastPath:
         """Take a request on, which is to be started then; None when it is not plain, and nothing
         was done. ``came``: when its head did (monotonic seconds)."""
         proxy = self.proxy
+        if takes_long(data):
+            return None
         exchange = _exchange(head, came)
         exchange.read_at = monotonic()
         try:
@@ -220,6 +222,7 @@ class FastExchange:
         if kept is not None:
             self._send(kept)
         else:
+            self._proxy.note_own_time(self.exchange)
             self._connecting = self._proxy.loop.create_task(self.live.pool.acquire())
             self._connecting.add_done_callback(self._connected)
 
@@ -356,7 +359,7 @@ class FastExchange:
 
     def _end(self) -> None:
         self.let_go()
-        self._proxy.end_attempt(self.live, self.trial)
+        self._proxy.end_attempt(self.exchange, self.live, self.trial)
         self._proxy.leave(self.exchange, self.live.target.model)
         self._proxy.finish(self.exchange)
 

@@ -170,6 +170,11 @@ class Metrics:
         self.retries = Counter(
             "attempts_failed_total", "Tries on an endpoint without an answer.", ("model", "reason")
         )
+        self.broken = Counter(
+            "answers_broken_total",
+            "Answers that had begun with status 200 and broke off.",
+            ("model", "reason"),
+        )
         self.tokens = Counter(
             "tokens_total", "Tokens as the engines count them.", ("model", "kind")
         )

@@ -71,6 +71,11 @@ class JoinedWrites:
         self._flush()
         self._transport.close()
 
+    def abort(self) -> None:
+        """Close now; what has not gone out is lost."""
+        self._held = b""
+        self._transport.abort()
+
     def is_closing(self) -> bool:
         """It is closed, or about to be."""
         return self._transport.is_closing()

@@ -7,6 +7,7 @@ import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from modeltainer.gateway.accounting import Accounting
@@ -14,7 +15,7 @@ from modeltainer.gateway.admission import Admission
 from modeltainer.gateway.arrival import Arrival
 from modeltainer.gateway.attempt import RETRIABLE, Patience, SlowStartError, begin, may_retry
 from modeltainer.gateway.auth import Authenticator
-from modeltainer.gateway.body import Body, parse
+from modeltainer.gateway.body import Body, parse, takes_long
 from modeltainer.gateway.body_budget import BodyBudget
 from modeltainer.gateway.breaker import Trial
 from modeltainer.gateway.client_connection import client_connection
@@ -96,6 +97,8 @@ class Proxy:
         self._budget = BodyBudget(share)
         self._patience = Patience(settings.first_byte_timeout)
         """For most requests."""
+        self._parsing = ThreadPoolExecutor(2, "parsing")
+        """For bodies that take long; others' requests go on meanwhile."""
         self._running: set[Exchange] = set()
         self._reading: set[object] = set()
         """Connections with a part of a request, which is no exchange yet."""
@@ -204,8 +207,12 @@ class Proxy:
         watch = self._watch(exchange, receive)
         try:
             exchange.read_at = time.monotonic()
-            form = exchange.route.form
-            body = parse(data) if form == "json" else parse_form(data, exchange.fields.raw)
+            if exchange.route.form != "json":
+                body = parse_form(data, exchange.fields.raw)
+            elif takes_long(data):
+                body = await self.loop.run_in_executor(self._parsing, parse, data)
+            else:
+                body = parse(data)
             await self._serve(exchange, key, body)
         finally:
             if watch is not None:
@@ -433,10 +440,12 @@ class Proxy:
             trial.failed()
             return error
         finally:
-            self.end_attempt(live, trial)
+            self.end_attempt(exchange, live, trial)
 
-    def end_attempt(self, live: LiveEndpoint, trial: Trial) -> None:
+    def end_attempt(self, exchange: Exchange, live: LiveEndpoint, trial: Trial) -> None:
         """It is over, with or without a verdict."""
+        if exchange.progress.error:
+            trial.broke_off()
         trial.end()
         live.outstanding -= 1
 
@@ -453,10 +462,14 @@ class Proxy:
             rid=exchange.request_id,
             trace=exchange.fields.trace if exchange.span is None else traceparent_of(exchange.span),
         )
+        self.note_own_time(exchange)
+        return (top + b"".join(pieces),) if length < ONE_PIECE else (top, *pieces)
+
+    def note_own_time(self, exchange: Exchange) -> None:
+        """From here on an endpoint is waited for; nothing when that was noted already."""
         if exchange.read_at:
             self._metrics.overhead.of().observe(time.monotonic() - exchange.read_at)
             exchange.read_at = 0.0
-        return (top + b"".join(pieces),) if length < ONE_PIECE else (top, *pieces)
 
     def hides_usage(self, exchange: Exchange, body: Body) -> bool:
         """Whether a stream's engine is asked for token counts that its client did not ask for."""

@@ -95,8 +95,9 @@ class GatewaySettings(BaseModel):
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body."""
     max_buffered_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024 * 1024
-    """Bodies of more than 1 MiB that are in memory at once, from their first byte to the answer's
-    last; beyond this, requests wait for ``pool_timeout``, and then get 503."""
+    """Bodies of more than 1 MiB that are held at once, from their first byte to the answer's last;
+    beyond this, requests wait for ``pool_timeout``, and then get 503. While a body is sent on it
+    can be in memory twice."""
     max_connections: Annotated[int, Field(ge=1)] = 1024
     """Connections to one endpoint."""
     drain: Annotated[float, Field(ge=0)] = 30.0

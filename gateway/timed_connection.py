@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from modeltainer.gateway.deadline import Deadline
 from modeltainer.gateway.errors import GatewayError
 from modeltainer.gateway.fast_connection import FastProtocol
+from modeltainer.gateway.outbox import JoinedWrites
 
 
 class TimedProtocol(FastProtocol):
@@ -27,7 +28,9 @@ class TimedProtocol(FastProtocol):
     body_bytes_per_s = 500
     """The slowest body that is waited for, after that time."""
     max_head_bytes = 64 * 1024
-    """Request line and header fields together."""
+    """Request line and header fields together; and what is no body behind them, as trailers are."""
+    send_timeout_s = 60.0
+    """A client that has read nothing for so long, though an answer waits, is hung up on."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -36,6 +39,8 @@ class TimedProtocol(FastProtocol):
         """What is done at the deadline."""
         self._in_head = True
         self._head_bytes = 0
+        """Of a head, so far; behind it what came since the last piece of the body."""
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -44,7 +49,23 @@ class TimedProtocol(FastProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.cancel()
         self._late = None
+        self._note_read()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._note_read()
+        abort = cast(JoinedWrites, self.transport).abort
+        self._unread = self.loop.call_later(self.send_timeout_s, abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._note_read()
+
+    def _note_read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
@@ -53,14 +74,14 @@ class TimedProtocol(FastProtocol):
                 return
             if not self._head_bytes:
                 self._deadline.off()  # what was waited for has begun
-            # What follows the head in the same packet counts too, so this is more than it needs.
-            self._head_bytes += len(data)
+        # What follows the head in the same packet counts too, so this is more than it needs.
+        self._head_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes:
-            if self._head_bytes > self.max_head_bytes:
-                message = "The request's head is too large"
-                self._refuse(b"431 Request Header Fields Too Large", message)
-            elif not self._deadline.at:
+        if self._head_bytes > self.max_head_bytes:
+            message = "The request's head is too large"
+            self._refuse(b"431 Request Header Fields Too Large", message)
+        elif self._in_head and self._head_bytes:
+            if not self._deadline.at:
                 self._wait(self._head_is_late, self.head_timeout_s)
         elif self._deadline.at:
             self._deadline.keep()
@@ -72,12 +93,15 @@ class TimedProtocol(FastProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self._deadline.at += len(body) / self.body_bytes_per_s
+        # So much time for each piece; but no credit for a silence that may follow.
+        latest = self.loop.time() + self.body_timeout_s
+        self._deadline.at = min(self._deadline.at + len(body) / self.body_bytes_per_s, latest)
+        self._head_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._deadline.off()
-        self._in_head = True
+        self._in_head, self._head_bytes = True, 0
         super().on_message_complete()
         if not self.answering:  # that was done before the body came
             self._rest()

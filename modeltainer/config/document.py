@@ -124,6 +124,10 @@ def parse_document(text: str, file: Path) -> Document:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _single(file, 1, 1, f"not valid YAML: {error}") from error
+    except (KeyError, AttributeError) as error:
+        # So do PyYAML's constructors say it.
+        why = "a value is not what its tag (!!bool, !!timestamp) says"
+        raise _single(file, 1, 1, f"not valid YAML: {why}") from error
     finally:
         loader.dispose()
 

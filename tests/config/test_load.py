@@ -128,6 +128,8 @@ CASES = [
     ("gateway:\n  auth: none\n  listen: tcp", 1, "gateway", "unix"),
     ("models:\n  a: {engine: vllm, source: o/n}\n  a: {engine: vllm, source: o/n}", 3, "", "twice"),
     ("models: [", 1, "", "not valid YAML"),
+    ("models: !!bool maybe", 1, "", "not valid YAML"),
+    ("models: !!timestamp today", 1, "", "not valid YAML"),
     ("modles: {}", 1, "modles", "'models'"),
     ("- a\n", 1, "", "mapping"),
     ("", 1, "", "empty"),

@@ -251,6 +251,7 @@ def test_memory_does_not_grow_with_a_stream(world: World) -> None:
         read()
         tracemalloc.start()
         assert read() == 100_000 * len(event) + len(DONE)
-        held, _ = tracemalloc.get_traced_memory()
+        held, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert held < 2_000_000
+        assert peak < 8_000_000  # of 20 MB

@@ -118,6 +118,23 @@ def test_two_models_are_one_too_many(body: bytes) -> None:
         parse(body)
 
 
+@settings(max_examples=300)
+@given(st.recursive(st.integers() | st.text(max_size=4), lambda some: st.lists(some, max_size=4)))
+def test_depth_is_the_same_however_it_is_found(tree: object) -> None:
+    data = json.dumps({"model": "m", "a": tree}, ensure_ascii=False).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("modeltainer.gateway.body.MAX_DEPTH", 3)
+        try:
+            span: object = member_spans(data)["model"]
+        except GatewayError as error:
+            span = error.message
+        try:
+            found: object = parse(data).model_span
+        except GatewayError as error:
+            found = error.message
+        assert found == span
+
+
 @pytest.mark.parametrize(("depth", "fits"), [(MAX_DEPTH, True), (MAX_DEPTH + 1, False)])
 def test_depth_is_bounded(depth: int, fits: bool) -> None:
     data = b'{"model":"m","a":' + b"[" * depth + b"]" * depth + b"}"

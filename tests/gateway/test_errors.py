@@ -16,8 +16,8 @@ import pytest
 from modeltainer.config.load import load
 from modeltainer.registry.records import Cause, State
 from modeltainer.view import Row
-from tests.engine.scripted import whole
-from tests.gateway.setup import World
+from tests.engine.scripted import DONE, END, STREAM_HEAD, Gate, Send, piece, token, whole
+from tests.gateway.setup import World, read_until
 
 
 def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
@@ -70,10 +70,11 @@ def test_body_too_large(world: World) -> None:
 
 def test_ten_mebibytes_pass(world: World) -> None:
     engine = world.launch().engine
-    text = "ä\n" * (5 * 1024 * 1024 // 3)
+    text = "ä\n" * (10 * 1024 * 1024 // 4)  # the line's end is escaped, the letter is two bytes
     with world.serving():
         assert world.chat(text=text).status_code == 200
         assert json.loads(engine.requests[0].body)["text"] == text
+        assert len(engine.requests[0].body) > 10 * 1024 * 1024
 
 
 def test_paths_and_methods(world: World) -> None:
@@ -206,6 +207,28 @@ def test_reload_keeps_the_old_config_when_the_new_is_bad(world: World, tmp_path:
         error_of(world.chat("huge"), 503)
         error_of(world.chat("big"), 404)
         assert world.log("config_rejected")
+
+
+def test_a_stream_goes_on_over_a_reload(world: World, tmp_path: Path) -> None:
+    file = config(tmp_path)
+    gate = Gate()
+    engine = world.launch("qwen").engine
+    engine.answer = [
+        Send(STREAM_HEAD),
+        piece(token("a")),
+        gate,
+        piece(token("b")),
+        piece(DONE),
+        END,
+    ]
+    with world.serving(lambda: load(file, {})), world.raw() as connection:
+        connection.sendall(world.raw_request(b'{"model":"qwen","stream":true}'))
+        assert read_until(connection, token("a")).startswith(b"HTTP/1.1 200")
+        file.write_text(file.read_text().replace("big", "huge"))
+        reload = asyncio.run_coroutine_threadsafe(world.gateway.reload(), world.loop)
+        assert reload.result(5) is True
+        gate.event.set()
+        assert token("b") in read_until(connection, DONE)
 
 
 def test_health_and_ready_need_no_key(world: World) -> None:

@@ -248,6 +248,24 @@ def test_breaker_opens_and_heals_without_a_restart(world: World) -> None:
         assert world.chat().status_code == 200
 
 
+def test_an_endpoint_whose_answers_break_off_gets_no_more(world: World) -> None:
+    """One that answers in full does; and a good beginning is no success."""
+    bad, good = world.launch().engine, world.launch().engine
+    bad.answer = [Send(STREAM_HEAD), piece(token("a")), Pause(0.02), Close()]
+    good.answer = stream(token("a"), DONE)
+    with world.serving():
+        asked = {"model": "m", "messages": [], "stream": True}
+        whole_ones = 0
+        for _ in range(4 * FAILURES):
+            with httpx.Client(base_url=world.url, headers=world.client.headers) as client:
+                whole_ones += "[DONE]" in client.post("/v1/chat/completions", json=asked).text
+        assert len(bad.requests) == FAILURES
+        assert whole_ones == 3 * FAILURES
+        text = world.client.get("/metrics").text
+        name = 'modeltainer_gateway_answers_broken_total{model="m",reason="upstream_died"}'
+        assert f"{name} {FAILURES}" in text
+
+
 def test_half_open_lets_one_probe_through(world: World) -> None:
     engine, gate = world.launch().engine, Gate()
     engine.answer = whole({}, "503 Service Unavailable")

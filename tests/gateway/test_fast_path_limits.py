@@ -15,11 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from modeltainer.gateway.endpoint_set import LiveEndpoint
 from modeltainer.gateway.log import JsonLog
 from modeltainer.gateway.timed_connection import TimedProtocol
+from modeltainer.gateway.upstream import connect
 from modeltainer.registry import keys
 from tests.engine.scripted import (
     DONE,
@@ -113,6 +115,12 @@ def test_the_first_ping_comes_in_time(world: World) -> None:
                 asked = time.monotonic()
                 read_until(connection, b": ping")
                 assert time.monotonic() - asked < 0.9
+
+
+def test_nobody_is_pinged_who_did_not_ask_for_it(world: World) -> None:
+    world.launch().engine.answer = [Pause(1.2), *stream(token("a"), DONE)]
+    with world.serving():
+        assert world.chat(stream=True).content == token("a") + DONE
 
 
 def test_an_answer_that_is_there_is_not_pinged_for(
@@ -238,7 +246,24 @@ def test_a_fault_of_our_own_is_an_answer_and_leaves_nothing(
         assert answer.status_code == (200 if where == "streaming" else 500)
         assert '"code":"internal_error"' in answer.text or where == "streaming"
         world.settled()
-        assert world.chat(stream=True).text.count("data:") == 2
+        # Behind an error frame the connection ends, which its client may not have seen yet.
+        asked = {"model": "m", "stream": True}
+        with httpx.Client(base_url=world.url, headers=world.client.headers) as client:
+            assert client.post("/v1/completions", json=asked).text.count("data:") == 2
+
+
+def test_a_slow_way_to_the_engine_is_not_our_own_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slowly(*args: Any) -> Any:
+        await asyncio.sleep(0.5)
+        return await connect(*args)
+
+    monkeypatch.setattr("modeltainer.gateway.pool.connect", slowly)
+    world.launch().engine.answer = whole({"ok": True})
+    with world.serving():
+        assert world.chat().status_code == 200
+        assert world.gateway.metrics.overhead.of().total < 0.3
 
 
 # -- the log --

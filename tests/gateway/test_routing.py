@@ -17,6 +17,7 @@ from modeltainer.registry.launches import new_secret
 from modeltainer.registry.records import State
 from tests.engine.scripted import (
     DONE,
+    END,
     STREAM_HEAD,
     Close,
     Gate,
@@ -329,3 +330,18 @@ def test_the_query_reaches_the_engine(world: World) -> None:
     with world.serving():
         world.client.post("/v1/messages?beta=true&x=%2F", json={"model": "m"})
         assert engine.requests[0].path == "/v1/messages?beta=true&x=%2F"
+
+
+def test_requests_of_an_endpoint_that_left_are_counted_until_they_end(world: World) -> None:
+    gate = Gate()
+    launched = world.launch()
+    launched.engine.answer = [Send(STREAM_HEAD), piece(token("a")), gate, piece(DONE), END]
+    with world.serving(), world.raw() as connection:
+        connection.sendall(world.raw_request(b'{"model":"m","stream":true}'))
+        launched.engine.wait_request()
+        launched.writer.write(state=State.DRAINING)
+        world.until(lambda: not world.gateway.endpoints.all)
+        assert world.gateway.endpoints.in_flight() == {launched.launch_id: 1}
+        gate.event.set()
+        world.settled()
+        assert not any(world.gateway.endpoints.in_flight().values())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +131,55 @@ def test_slow_heads_and_bodies_are_hung_up_on(
         launched.engine.answer = whole({"ok": True})
         assert world.chat().status_code == 200
         world.settled()
+
+
+def test_trailers_without_end_are_cut_off(world: World) -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    for trailer in (b"x-a: " + b"y" * 4096, b"x-a: y\r\n" * 512):
+        with world.serving(), world.raw() as connection:
+            connection.sendall(head + b"0\r\n")
+            sent = 0
+            with contextlib.suppress(ConnectionError):
+                while sent < 4_000_000:
+                    connection.sendall(trailer)
+                    sent += len(trailer)
+                    time.sleep(0.001)
+            assert sent < 4_000_000
+
+
+def test_an_upload_that_stops_is_hung_up_on_however_much_has_come(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TimedProtocol, "body_timeout_s", 0.3)
+    monkeypatch.setattr(TimedProtocol, "body_bytes_per_s", 100)
+    with world.serving(), world.raw() as connection:
+        connection.sendall(world.raw_request(b"x" * 1_000_000)[:-10])
+        assert connection.recv(1024).startswith(b"HTTP/1.1 408")
+
+
+def test_a_client_that_stops_reading_is_hung_up_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TimedProtocol, "send_timeout_s", 0.3)
+    engine = world.launch("m").engine
+    engine.answer = whole({"x": "y" * 20_000_000})
+    with world.serving(), world.raw() as connection:
+        connection.sendall(world.raw_request(BODY))
+        engine.wait_request()
+        world.settled()
+        assert len(read_until(connection, b"")) < 20_000_000
+
+
+def test_a_body_that_takes_long_to_look_through_holds_up_nobody(world: World) -> None:
+    world.launch("m").engine.answer = whole({"ok": True})
+    long = b'{"model":"m","a":{"model":1},"x":[' + b"[]," * 3_000_000 + b"1]}"
+    with world.serving(), world.raw() as connection:
+        connection.sendall(world.raw_request(long))
+        answered = 0
+        while not select.select([connection], [], [], 0)[0]:
+            answered += world.client.get("/health").status_code == 200
+        assert connection.recv(1024).startswith(b"HTTP/1.1 200")
+        assert answered > 5
 
 
 @pytest.mark.parametrize("more", [b"", b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"])
