@@ -27,7 +27,7 @@ from pathlib import Path
 from modeltainer.bench.gateways import contenders
 from modeltainer.bench.gateways.contenders import AbsentError, Running
 from modeltainer.bench.gateways.cost import cpu_s, memory_kib
-from modeltainer.bench.gateways.engine import GAP_S, TTFT_S
+from modeltainer.bench.gateways.engine import GAP_S, STREAM_S, TTFT_S
 from modeltainer.bench.gateways.load import Seen, load
 
 JSON_CONNECTIONS = 32
@@ -53,27 +53,45 @@ class Figures:
     """Growth of resident memory, by the streams that were open."""
 
 
-async def measure(gateway: Running, streams: int, seconds: float, idle_kib: int) -> Figures:
-    """Load a gateway with so many streams at once; 0: with short JSON requests."""
-    before = cpu_s(gateway.pid) if gateway.pid is not None else 0.0
+async def measure(
+    gateway: Running, streams: int, seconds: float, idle_kib: int, *, settled: bool = False
+) -> Figures:
+    """Load a gateway with so many streams at once; 0: with short JSON requests. ``settled``: count
+    CPU time from when all connections are open to the end of ``seconds``."""
     connections = streams or JSON_CONNECTIONS
+    seen, loop = Seen(), asyncio.get_running_loop()
+
+    def spent() -> tuple[float, int]:
+        return (cpu_s(gateway.pid) if gateway.pid is not None else 0.0), seen.requests
+
+    async def until(second: float) -> None:
+        await asyncio.sleep(began + second - loop.time())
+
+    began, first = loop.time(), spent()
     running = asyncio.ensure_future(
-        load(gateway.port, connections, seconds, stream=bool(streams), key=gateway.key)
+        load(gateway.port, connections, seconds, stream=bool(streams), key=gateway.key, seen=seen)
     )
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    await asyncio.sleep(seconds / 2)
+    if settled:
+        await until(STREAM_S + 0.5)
+        first = spent()
+    await until(seconds / 2)
     grown = memory_kib(gateway.pid) - idle_kib if gateway.pid is not None else 0
-    seen = await running
+    if settled:
+        await until(seconds)
+        last = spent()
+        await running
+    else:
+        await running
+        last = spent()
     took = loop.time() - began
-    used = cpu_s(gateway.pid) - before if gateway.pid is not None else None
+    used, counted = last[0] - first[0], last[1] - first[1]
     return Figures(
         gateway=gateway.name,
         load=f"{streams} streams" if streams else f"JSON, {JSON_CONNECTIONS} connections",
         requests=seen.requests,
         failed=seen.failed,
         per_s=round(seen.requests / took, 1),
-        cpu_us=None if used is None or not seen.requests else round(used / seen.requests * 1e6, 1),
+        cpu_us=round(used / counted * 1e6, 1) if gateway.pid is not None and counted else None,
         **(_latencies(seen) if streams else {}),
         kib_per_stream=round(grown / streams, 1) if streams and gateway.pid else None,
     )
@@ -131,6 +149,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--streams", default="1,32,256,1000", help="how many at once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
+    parser.add_argument(
+        "--settled", action="store_true", help="CPU time once all connections are open (over 5 s)"
+    )
     parser.add_argument("--router-venv", type=Path, help="has vllm-router and sglang-router")
     parser.add_argument("--json", type=Path, dest="json_file", help="write all rounds there")
     options = parser.parse_args(argv)
@@ -157,7 +178,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in range(options.rounds):
             for level in levels:
                 for one in random.sample(running, len(running)):
-                    found = asyncio.run(measure(one, level, options.seconds, idle[one.name]))
+                    found = asyncio.run(
+                        measure(
+                            one, level, options.seconds, idle[one.name], settled=options.settled
+                        )
+                    )
                     rounds.setdefault((one.name, level), []).append(found)
                     print(f"round {number + 1}: {found}", file=sys.stderr)
         versions = {one.name: one.version for one in running}

@@ -75,15 +75,18 @@ class _Client(asyncio.Protocol):
             self._ask()
 
 
-async def load(port: int, connections: int, seconds: float, *, stream: bool, key: str) -> Seen:
-    """Keep so many requests under way for so long; the last ones are waited for."""
+async def load(
+    port: int, connections: int, seconds: float, *, stream: bool, key: str, seen: Seen | None = None
+) -> Seen:
+    """Keep so many requests under way for so long; the last ones are waited for. ``seen`` is kept
+    up to date meanwhile."""
     body = BODY % (b"true" if stream else b"false")
     request = (
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n"
         f"authorization: Bearer {key}\r\ncontent-type: application/json\r\n"
         f"content-length: {len(body)}\r\n\r\n"
     ).encode() + body
-    seen = Seen()
+    seen = seen or Seen()
     loop = asyncio.get_running_loop()
     began = loop.time()
     clients = []
