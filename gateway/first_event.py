@@ -88,6 +88,14 @@ class FirstEvent:
         return Verdict.ANSWER if self.error is None else Verdict.ERROR
 
 
+def error_in(answer: bytes) -> StreamedError | None:
+    """The error that an answer in one piece tells of; None where it is not whole, or no JSON."""
+    try:
+        return streamed_error(msgspec.json.decode(answer), named=False)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def streamed_error(event: Any, *, named: bool) -> StreamedError | None:
     """The error in an event's JSON, None when it is none.
 

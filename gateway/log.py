@@ -18,6 +18,12 @@ import msgspec
 if TYPE_CHECKING:
     from modeltainer.gateway.exchange import Exchange
 
+PAUSE_S = 0.05
+"""Between two writes of the thread: what comes meanwhile goes out together."""
+MAX_WAITING = 100_000
+"""Lines that wait for a filesystem or a reader that hangs; then the oldest are lost."""
+_LAST_S = 2.0
+"""For the last lines to go out."""
 _AT_ONCE = 4096
 """Bytes that a pipe takes whole (pipe(7), PIPE_BUF): several workers may write to one."""
 _encoder = msgspec.json.Encoder()
@@ -62,11 +68,38 @@ class JsonLog:
             else os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         )
         self._lock = threading.Lock()
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
         self._flush_due = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._wake = threading.Event()
+        self._over = False
         self._stamp = (0, "")
         """A second and how it is written: most lines come in the second of the line before."""
+
+    def start(self) -> None:
+        """Have a thread write from now on: the event loop must not wait for a shared filesystem, or
+        for who reads standard error."""
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what waits, and what comes later as it comes; nothing more if the thread hangs."""
+        if self._thread is None:
+            return
+        self._over = True
+        self._wake.set()
+        self._thread.join(_LAST_S)
+        if not self._thread.is_alive():
+            self._thread = None
+            self._flush()
+
+    def _run(self) -> None:
+        while not self._over:
+            self._wake.wait()
+            self._wake.clear()
+            self._flush()
+            time.sleep(PAUSE_S)
 
     def event(self, level: str, event: str, **fields: Any) -> None:
         """Write one line; fields that are None are left out. JSON escapes line breaks, so one
@@ -76,7 +109,10 @@ class JsonLog:
             if value is not None:
                 line[name] = value
         self._waiting.append(_one_line(msgspec.json.encode(line, enc_hook=str)))
-        self._flush()
+        if self._thread is None:
+            self._flush()
+        else:
+            self._wake.set()
 
     def request(self, exchange: Exchange, status: int) -> None:
         """A request is over: as :meth:`event`, on the event loop, which writes the lines of one
@@ -102,7 +138,10 @@ class JsonLog:
             client_gone=exchange.client_gone,
         )
         self._waiting.append(_one_line(_encoder.encode(line)))
-        if not self._flush_due:
+        if self._thread is not None:
+            if not self._wake.is_set():
+                self._wake.set()
+        elif not self._flush_due:
             self._flush_due = True
             self._loop = self._loop or asyncio.get_running_loop()
             self._loop.call_soon(self._flush_turn)

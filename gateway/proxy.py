@@ -24,6 +24,7 @@ from modeltainer.gateway.demand_book import DemandBook
 from modeltainer.gateway.endpoint_set import EndpointSet, LiveEndpoint
 from modeltainer.gateway.errors import GatewayError, Receive, Scope, Send, send_error
 from modeltainer.gateway.exchange import Exchange, Interruption
+from modeltainer.gateway.first_event import error_in
 from modeltainer.gateway.headers import (
     look_at,
     request_head,
@@ -518,7 +519,9 @@ class Proxy:
                     raise EngineError(head.status, f"status {head.status}")
                 pinged = exchange.progress.started
                 if pinged and not (head.status == 200 and head.is_stream):
-                    raise EngineError(head.status, f"status {head.status}")
+                    said = error_in(first or b"")
+                    message = f"status {head.status}" if said is None else said.message
+                    raise EngineError(head.status, message)
                 trial.answered(head.status)
                 self.answered(exchange, body, head.is_stream)
                 await self._relay(exchange, live, connection, first)

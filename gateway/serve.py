@@ -295,10 +295,12 @@ def run(
         await asyncio.gather(*kept, return_exceptions=True)
 
     loop = uvloop.new_event_loop()
+    gateway.log.start()
     try:
         loop.run_until_complete(main())
     finally:
         loop.close()
+        gateway.log.stop()
 
 
 def _address(listener: socket.socket, token: str) -> GatewayAddress:

@@ -218,8 +218,8 @@ def test_a_failure_behind_pings_is_an_event(world: World) -> None:
     engine = world.launch().engine
     late = whole({"error": {"message": "too long"}}, "400 Bad Request")
     with world.serving(ping_interval=0.05):
-        failures: list[list[Step]] = [late, [Close()], stream(ERROR)]
-        for steps in failures:
+        failures: dict[str, list[Step]] = {"too long": late, "": [Close()], "boom": stream(ERROR)}
+        for said, steps in failures.items():
             engine.answer = [Pause(0.2), *steps]
             # An error frame is followed by the end of its connection, which is not to be reused.
             response = httpx.post(
@@ -229,6 +229,7 @@ def test_a_failure_behind_pings_is_an_event(world: World) -> None:
             )
             assert response.status_code == 200
             assert b'data: {"error":' in response.content
+            assert said.encode() in response.content
             assert b"[DONE]" not in response.content
             world.settled()
 

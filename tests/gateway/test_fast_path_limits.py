@@ -304,6 +304,26 @@ def test_no_line_stays_behind_when_another_thread_writes(world: World, tmp_path:
         world.until(lambda: len(world.log("request")) == 3)
 
 
+def test_a_log_that_nobody_reads_stops_no_request(world: World, tmp_path: Path) -> None:
+    world._log_file = tmp_path / "pipe"
+    os.mkfifo(world._log_file)
+    world.launch().engine.answer = whole({"ok": True})
+    reader = os.open(world._log_file, os.O_RDONLY | os.O_NONBLOCK)
+    with world.serving():
+        log = world.gateway.log
+        log.start()
+        for _ in range(400):  # more than a pipe holds
+            assert world.chat().status_code == 200
+        log.stop()  # it hangs, and is left to hang
+        log.info("ended")
+        os.set_blocking(reader, True)
+        came = b""
+        while came.count(b'"request"') < 400 or b'"ended"' not in came:
+            came += os.read(reader, 65536)
+        world.settled()
+    os.close(reader)
+
+
 def test_lines_to_a_pipe_are_whole() -> None:
     reading, writing = os.pipe()
     sizes: list[int] = []
