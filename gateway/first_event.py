@@ -80,18 +80,18 @@ class FirstEvent:
             return Verdict.EMPTY
         if self._event != b"error" and b'"error"' not in data:
             return Verdict.ANSWER
-        try:
-            found: Any = msgspec.json.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            found = None
-        self.error = streamed_error(found, named=self._event == b"error")
+        self.error = streamed_error(_decoded(data), named=self._event == b"error")
         return Verdict.ANSWER if self.error is None else Verdict.ERROR
 
 
 def error_in(answer: bytes) -> StreamedError | None:
     """The error that an answer in one piece tells of; None where it is not whole, or no JSON."""
+    return streamed_error(_decoded(answer), named=False)
+
+
+def _decoded(data: bytes) -> Any:
     try:
-        return streamed_error(msgspec.json.decode(answer), named=False)
+        return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -69,8 +68,6 @@ class JsonLog:
         )
         self._lock = threading.Lock()
         self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
-        self._flush_due = False
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._over = False
@@ -108,15 +105,10 @@ class JsonLog:
         for name, value in fields.items():
             if value is not None:
                 line[name] = value
-        self._waiting.append(_one_line(msgspec.json.encode(line, enc_hook=str)))
-        if self._thread is None:
-            self._flush()
-        else:
-            self._wake.set()
+        self._put(msgspec.json.encode(line, enc_hook=str))
 
     def request(self, exchange: Exchange, status: int) -> None:
-        """A request is over: as :meth:`event`, on the event loop, which writes the lines of one
-        turn together."""
+        """A request is over: as :meth:`event`."""
         progress = exchange.progress
         ours = bool(progress.error) and not 400 <= progress.status < 500
         line = RequestLine(
@@ -137,14 +129,14 @@ class JsonLog:
             key_id=exchange.key.id if exchange.key is not None else None,
             client_gone=exchange.client_gone,
         )
-        self._waiting.append(_one_line(_encoder.encode(line)))
-        if self._thread is not None:
-            if not self._wake.is_set():
-                self._wake.set()
-        elif not self._flush_due:
-            self._flush_due = True
-            self._loop = self._loop or asyncio.get_running_loop()
-            self._loop.call_soon(self._flush_turn)
+        self._put(_encoder.encode(line))
+
+    def _put(self, line: bytes) -> None:
+        self._waiting.append(_one_line(line))
+        if self._thread is None:
+            self._flush()
+        elif not self._wake.is_set():
+            self._wake.set()
 
     def stamp(self) -> str:
         """Now, as lines have it."""
@@ -154,10 +146,6 @@ class JsonLog:
             second, stamp = int(now), time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
             self._stamp = second, stamp
         return f"{stamp}.{int(now % 1 * 1000):03}Z"
-
-    def _flush_turn(self) -> None:
-        self._flush_due = False
-        self._flush()
 
     def _flush(self) -> None:
         with self._lock:
