@@ -9,10 +9,13 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from modeltainer.gateway.log_file import LogFile
 
 if TYPE_CHECKING:
     from modeltainer.gateway.exchange import Exchange
@@ -21,6 +24,9 @@ PAUSE_S = 0.05
 """Between two writes of the thread: what comes meanwhile goes out together."""
 MAX_WAITING = 100_000
 """Lines that wait for a filesystem or a reader that hangs; then the oldest are lost."""
+_IDLE_S = 60.0
+"""Between two looks at the file while there is nothing to write: one that is deleted takes room
+for as long as it is open."""
 _LAST_S = 2.0
 """For the last lines to go out."""
 _AT_ONCE = 4096
@@ -56,16 +62,16 @@ class RequestLine(msgspec.Struct, omit_defaults=True, kw_only=True):
 class JsonLog:
     """Writes events to standard error, or appends them to a file."""
 
-    def __init__(self, file: Path | None = None) -> None:
-        """
+    def __init__(self, file: Path | None = None, *, max_bytes: int = 0, kept: int = 1) -> None:
+        """``max_bytes``, ``kept``: as for :class:`.log_file.LogFile`.
+
         Raises:
             OSError: the file cannot be opened.
         """
-        self._descriptor = (
-            sys.stderr.fileno()
-            if file is None
-            else os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor: Callable[[], int] = (
+            sys.stderr.fileno if file is None else LogFile(file, max_bytes, kept).descriptor
         )
+        """What to write to now."""
         self._lock = threading.Lock()
         self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
         self._thread: threading.Thread | None = None
@@ -93,7 +99,7 @@ class JsonLog:
 
     def _run(self) -> None:
         while not self._over:
-            self._wake.wait()
+            self._wake.wait(_IDLE_S)
             self._wake.clear()
             self._flush()
             time.sleep(PAUSE_S)
@@ -149,14 +155,17 @@ class JsonLog:
 
     def _flush(self) -> None:
         with self._lock:
-            while self._waiting:  # another thread may add one meanwhile
+            while True:
+                descriptor = self._descriptor()
+                if not self._waiting:  # another thread may have added one meanwhile
+                    return
                 lines = [self._waiting.popleft()]
                 length = len(lines[0])
                 while self._waiting and length + len(self._waiting[0]) <= _AT_ONCE:
                     length += len(self._waiting[0])
                     lines.append(self._waiting.popleft())
                 with contextlib.suppress(OSError):
-                    os.write(self._descriptor, b"".join(lines))
+                    os.write(descriptor, b"".join(lines))
 
     def info(self, event: str, **fields: Any) -> None:
         """An event of normal running."""

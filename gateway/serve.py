@@ -173,7 +173,7 @@ def serve(
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from modeltainer.config.load import load
 
-    log = JsonLog(log_file)
+    log = JsonLog(log_file, max_bytes=settings.log_max_bytes, kept=settings.log_kept)
     lock = take_lock(layout)
     if lock is None:
         raise AlreadyRunningError(_already_running(state.read(layout)))

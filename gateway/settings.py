@@ -104,6 +104,12 @@ class GatewaySettings(BaseModel):
     """How long running answers may go on after SIGTERM."""
     poll_interval: Annotated[float, Field(gt=0, le=60)] = 1.0
     """Between two looks at the registry."""
+    log_max_bytes: Annotated[int, Field(ge=0)] = 100 * 1024 * 1024
+    """From this size on the log's file becomes ``gateway.log.1``, what was that ``gateway.log.2``,
+    and a new one is begun; 0: never, where something else sees to it (a file that was moved is
+    opened again in any case)."""
+    log_kept: Annotated[int, Field(ge=1, le=1000)] = 4
+    """How many of those there may be; the oldest goes."""
 
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
     """Processes that share the work: one core passes on about 20,000 tokens a second. Keys' limits

@@ -97,9 +97,11 @@ class Supervisor:
         """
         folder = workers_folder(self.layout)
         limits = shared_limits.create()
+        self.log.start()
         try:
             asyncio.run(self._run(folder, limits, announce, companions))
         finally:
+            self.log.stop()
             os.close(limits)
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -53,11 +53,13 @@ def main() -> int:
 
     start = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerStart)
     core_files.forbid()
+    settings = GatewaySettings.model_validate_json(start.settings)
+    log_file = Path(start.log_file) if start.log_file else None
     gateway = gateway_of(
-        GatewaySettings.model_validate_json(start.settings),
+        settings,
         Layout(Path(start.root)),
         Path(start.config_file) if start.config_file else None,
-        JsonLog(Path(start.log_file) if start.log_file else None),
+        JsonLog(log_file, max_bytes=settings.log_max_bytes, kept=settings.log_kept),
         start.owner_token,
         peers=Peers(Path(start.folder), start.number, start.workers),
         limiter=SharedLimiter(start.limits, start.number),

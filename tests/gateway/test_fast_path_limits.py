@@ -334,7 +334,7 @@ def test_lines_to_a_pipe_are_whole() -> None:
         log._flush()
 
     log = JsonLog()
-    log._descriptor = writing
+    log._descriptor = lambda: writing
     real = os.write
 
     def noted(descriptor: int, data: bytes) -> int:

@@ -29,7 +29,10 @@ from tests.gateway.setup import World
 class Process:
     """``python -m modeltainer.gateway`` on the world's registry."""
 
-    def __init__(self, world: World, root: Path, **settings: object) -> None:
+    def __init__(
+        self, world: World, root: Path, *, log: Path | None = None, **settings: object
+    ) -> None:
+        self.log = log
         self.config = root / "models.yaml"
         self.world = world
         run = root / "run"
@@ -43,8 +46,9 @@ class Process:
         World.until(self._up, within=30)
 
     def start(self) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-m", "modeltainer.gateway", "--config", str(self.config)]
         return subprocess.Popen(
-            [sys.executable, "-m", "modeltainer.gateway", "--config", str(self.config)],
+            argv if self.log is None else [*argv, "--log", str(self.log)],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "XDG_CONFIG_HOME": "/nonexistent"},

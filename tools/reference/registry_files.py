@@ -60,7 +60,11 @@ _FILES: tuple[tuple[Path, str, str], ...] = (
         "the gateway",
         "[GatewayAddress](#gatewayaddress): where it listens; mode 0600",
     ),
-    (_ROOT.gateway / "gateway.log", "the gateway", "[its log](log.md)"),
+    (
+        _ROOT.gateway / "gateway.log",
+        "the gateway",
+        "[its log](log.md); before it was full: `gateway.log.1`, …",
+    ),
     (_ROOT.gateway / "reconcile.log", "the reconciler", "what it did and why"),
     (_ROOT.gateway / "batches.log", "the process of batches", "what it did"),
     (
