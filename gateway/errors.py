@@ -6,7 +6,7 @@ Shape: https://platform.openai.com/docs/guides/error-codes and the official clie
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from modeltainer.gateway.families import Family, error_document, error_type
@@ -73,15 +73,19 @@ class GatewayError(Exception):
 
 
 async def send_error(
-    send: Send, error: GatewayError, request_id: str, family: Family = Family.OPENAI
+    send: Send,
+    error: GatewayError,
+    request_id: str,
+    family: Family = Family.OPENAI,
+    more: Sequence[tuple[bytes, bytes]] = (),
 ) -> int:
-    """Answer with an error; returns the bytes of its body."""
+    """Answer with an error, and with ``more`` header fields; returns the bytes of its body."""
     body = error.body(family)
     await send(
         {
             "type": "http.response.start",
             "status": error.status,
-            "headers": error.headers(request_id, len(body)),
+            "headers": [*error.headers(request_id, len(body)), *more],
         }
     )
     await send({"type": "http.response.body", "body": body})

@@ -131,7 +131,7 @@ class Exchange:
         if not self.progress.started:
             self.progress.started = self.progress.is_stream = True
             self.progress.status = 200
-            headers = stream_start(self.request_id)
+            headers = stream_start(self.request_id, self.model)
             await self.send({"type": "http.response.start", "status": 200, "headers": headers})
         # No blank line: openai-python up to 2.37 takes one behind a comment for an empty event.
         body = b": ping\n"

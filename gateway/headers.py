@@ -126,13 +126,26 @@ def request_head(
     )
 
 
-def stream_start(rid: str) -> Headers:
-    """The header fields of a stream that begins before the engine has answered."""
+def stream_start(rid: str, model: str | None) -> Headers:
+    """The header fields of a stream that begins before an engine has answered: which model will,
+    is known, but not after how many attempts."""
     return [
         (b"content-type", b"text/event-stream; charset=utf-8"),
         *_STREAM.items(),
         (b"x-request-id", rid.encode()),
+        *tried(model, 0),
     ]
+
+
+def tried(model: str | None, attempts: int) -> Headers:
+    """Of a request that no engine has answered: the model that was to, and how many attempts were
+    made; None and 0 where there is nothing to tell."""
+    fields: Headers = []
+    if attempts:
+        fields.append((b"x-modeltainer-attempts", str(attempts).encode()))
+    if model is not None:
+        fields.append((b"x-modeltainer-model", model.encode()))
+    return fields
 
 
 def response_headers(head: ResponseHead, rid: str, attempts: int, model: str) -> Headers:

@@ -29,6 +29,7 @@ from modeltainer.gateway.headers import (
     look_at,
     request_head,
     response_headers,
+    tried,
 )
 from modeltainer.gateway.limits import AnyLimiter
 from modeltainer.gateway.log import JsonLog
@@ -312,8 +313,14 @@ class Proxy:
             exchange.cut_if_truncated()
             return
         progress.status, progress.error = error.status, error.code
+        # A key learns nothing of a model that it may not use.
+        model = exchange.model if error.status != 403 else None
         progress.sent_bytes = await send_error(
-            exchange.send, error, exchange.request_id, exchange.route.family
+            exchange.send,
+            error,
+            exchange.request_id,
+            exchange.route.family,
+            tried(model, exchange.attempts),
         )
 
     def _interruption(self, exchange: Exchange) -> GatewayError:

@@ -82,7 +82,7 @@ class GatewaySettings(BaseModel):
     ping_interval: Annotated[float, Field(ge=0)] = 0.0
     """Send ``: ping`` comments to the client of a stream while its prompt is read or its model
     starts, this often; 0 sends none. The status is then 200 even if the engine fails: the error
-    comes as an event."""
+    comes as an event, and ``x-modeltainer-attempts`` is left out."""
     usage: bool = True
     """Count tokens by key, model and user (``mt-submit usage``): streams are asked for their token
     counts, and clients that did not ask for them do not see them."""

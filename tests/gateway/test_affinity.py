@@ -152,6 +152,7 @@ def test_what_is_down_or_weighs_nothing_gets_nothing(world: World) -> None:
         assert served(world, 20) == {"old": 20}
         refused = world.chat("cold")
         assert refused.status_code == 503
+        assert refused.headers["x-modeltainer-model"] == "new"
         assert "new" in refused.json()["error"]["message"]
 
 
@@ -169,6 +170,7 @@ def test_a_key_may_use_the_split_or_only_one_of_its_arms(world: World) -> None:
         world.client.headers["authorization"] = f"Bearer {other}"
         refused = world.chat("chat")
         assert refused.status_code == 403
+        assert "x-modeltainer-model" not in refused.headers
         assert "'chat'" in refused.json()["error"]["message"]
 
 

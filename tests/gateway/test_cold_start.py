@@ -55,7 +55,9 @@ ANSWER = {True: stream(token("a"), DONE), False: whole({"ok": 1})}
 def test_a_stream_that_is_held_is_pinged(world: World, config: Callable[[], Any]) -> None:
     cold = {"enabled": True, "wait": 10}
     with world.serving(config, cold_start=cold, ping_interval=0.1):
-        pings, data, rest = held(world, True, 0.5).content.partition(b"data:")
+        answer = held(world, True, 0.5)
+        assert answer.headers["x-modeltainer-model"] == "cold"
+        pings, data, rest = answer.content.partition(b"data:")
         assert pings.count(b": ping\n") >= 2
         assert set(pings.split(b"\n")) == {b": ping", b""}
         assert data + rest == token("a") + DONE

@@ -45,6 +45,12 @@ def failing_first(world: World, bad: list[Step], good: list[Step]) -> list[Reque
     return tried
 
 
+def told(response: httpx.Response) -> tuple[str | None, str | None]:
+    """The model that answered or was to, and how many attempts were made."""
+    found = response.headers
+    return found.get("x-modeltainer-model"), found.get("x-modeltainer-attempts")
+
+
 ERROR = b'data: {"error":{"message":"boom","code":500}}\n\n'
 
 
@@ -92,6 +98,7 @@ def test_a_200_that_is_an_error_becomes_an_http_error(
         response = world.chat(stream=True)
         assert (response.status_code, response.json()["error"]["message"]) == (status, message)
         assert response.headers["content-type"] == "application/json"
+        assert told(response) == ("m", "1")
         world.settled()
 
 
@@ -178,6 +185,7 @@ def test_first_byte_timeout_is_504(world: World) -> None:
     with world.serving(first_byte_timeout=0.2):
         response = world.chat(stream=True)
         assert (response.status_code, response.json()["error"]["code"]) == (504, "upstream_timeout")
+        assert told(response) == ("m", "1")
         assert engine.requests[0].gone.wait(1)
 
 
@@ -191,6 +199,7 @@ def test_total_timeout(world: World, begun: bool) -> None:
     with world.serving(total_timeout=0.3):
         response = world.chat(stream=True)
         assert response.status_code == (200 if begun else 504)
+        assert told(response) == ("m", "1")
         assert '"code":"request_timeout"' in response.text
         assert engine.requests[0].gone.wait(1)
         world.settled()
@@ -201,6 +210,7 @@ def test_own_pings_keep_a_silent_prefill_alive(world: World) -> None:
     engine.answer = [Pause(0.35), *stream(token("a"), DONE)]
     with world.serving(ping_interval=0.1):
         response = world.chat(stream=True)
+        assert told(response) == ("m", None)
         pings, _, rest = response.content.partition(b"data:")
         assert pings.count(b": ping\n") >= 2
         assert set(pings.split(b"\n")) == {b": ping", b""}
@@ -242,6 +252,7 @@ def test_breaker_opens_and_heals_without_a_restart(world: World) -> None:
             assert world.chat().json()["error"]["message"] == "overloaded"
         refused = world.chat()
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_failing")
+        assert told(refused) == ("m", None)
         assert int(refused.headers["retry-after"]) >= 1
         assert len(engine.requests) == FAILURES
         engine.answer = whole({"ok": 1})
