@@ -231,17 +231,19 @@ class Gateway:
         def per_endpoint(value: Callable[[LiveEndpoint], float]) -> Series:
             return lambda: [((one.target.model, one.target.key), value(one)) for one in live.all]
 
+        def in_flight() -> Iterable[tuple[Sequence[str], float]]:
+            counts: dict[tuple[str, str], float] = {}
+            for one in (*live.all, *live.leaving):
+                name = one.target.model, one.target.key
+                counts[name] = counts.get(name, 0) + one.outstanding
+            return counts.items()
+
         def breaker(one: LiveEndpoint) -> float:
             return list(BreakerState).index(one.breaker.state(time.monotonic()))
 
         both = ("model", "endpoint")
         gauge("in_flight", "Requests under way.", (), lambda: [((), self.proxy.in_flight)])
-        gauge(
-            "endpoint_in_flight",
-            "Requests under way.",
-            both,
-            per_endpoint(lambda one: one.outstanding),
-        )
+        gauge("endpoint_in_flight", "Requests under way.", both, in_flight)
         gauge(
             "endpoint_routed",
             "1: it gets requests.",
@@ -294,13 +296,15 @@ class Gateway:
 
     def _own_status(self) -> dict[str, Any]:
         snapshot = self.endpoints.snapshot or Snapshot()
-        live = {one.target.key: one for one in self.endpoints.all}
+        live: dict[str, list[LiveEndpoint]] = {}
+        for one in (*self.endpoints.all, *self.endpoints.leaving):
+            live.setdefault(one.target.key, []).append(one)
         endpoints = []
         now = time.monotonic()
         for seen in snapshot.endpoints:
             endpoint = seen.endpoint
-            here = live.get(endpoint.key)
-            count = here.outstanding if here is not None else 0
+            known = live.get(endpoint.key, [])
+            here = known[0] if known else None
             endpoints.append(
                 {
                     "endpoint": endpoint.key,
@@ -314,11 +318,11 @@ class Gateway:
                     "alive": seen.alive,
                     "routed": here is not None and here.verified,
                     "reason": here.reason if here is not None else "",
-                    "in_flight": count,
-                    "requests": here.requests if here is not None else 0,
+                    "in_flight": sum(one.outstanding for one in known),
+                    "requests": sum(one.requests for one in known),
                     "connections": {
-                        "taken": here.pool.taken if here is not None else 0,
-                        "idle": here.pool.idle if here is not None else 0,
+                        "taken": sum(one.pool.taken for one in known),
+                        "idle": sum(one.pool.idle for one in known),
                     },
                     "breaker": here.breaker.state(now).value if here is not None else "",
                     "ends_unix": endpoint.ends_unix,

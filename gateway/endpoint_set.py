@@ -175,6 +175,12 @@ class EndpointSet:
         """Every ready endpoint, proven or not, ordered by key."""
         return [self._live[key] for key in sorted(self._live)]
 
+    @property
+    def leaving(self) -> list[LiveEndpoint]:
+        """Those that get no more requests and have some under way; several may have one key, and
+        that may be a ready one's, too."""
+        return [one for one in self._leaving if one.outstanding]
+
     def in_flight(self) -> dict[str, int]:
         """Requests under way by launch. May be called from any thread."""
         counts: dict[str, int] = {}

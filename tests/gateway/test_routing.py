@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -332,6 +333,17 @@ def test_the_query_reaches_the_engine(world: World) -> None:
         assert engine.requests[0].path == "/v1/messages?beta=true&x=%2F"
 
 
+def shown(world: World) -> tuple[str, float]:
+    """The one endpoint's state, and its requests under way as the status, the page and the metrics
+    have them."""
+    [one] = world.client.get("/admin/status").json()["endpoints"]
+    assert f'<td class="n">{one["in_flight"]}</td>' in world.client.get("/admin").text
+    [line] = re.findall(r"endpoint_in_flight\{.*\} (\d+)\n", world.client.get("/metrics").text)
+    assert int(line) == one["in_flight"]
+    assert one["connections"]["taken"] == one["in_flight"]
+    return one["state"], one["in_flight"]
+
+
 def test_requests_of_an_endpoint_that_left_are_counted_until_they_end(world: World) -> None:
     gate = Gate()
     launched = world.launch()
@@ -342,6 +354,11 @@ def test_requests_of_an_endpoint_that_left_are_counted_until_they_end(world: Wor
         launched.writer.write(state=State.DRAINING)
         world.until(lambda: not world.gateway.endpoints.all)
         assert world.gateway.endpoints.in_flight() == {launched.launch_id: 1}
+        assert shown(world) == ("draining", 1)
+        launched.writer.write(state=State.READY)  # two have its name now
+        world.until(lambda: bool(world.gateway.endpoints.all))
+        assert shown(world) == ("ready", 1)
         gate.event.set()
         world.settled()
+        assert shown(world) == ("ready", 0)
         assert not any(world.gateway.endpoints.in_flight().values())
