@@ -7,15 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-_STYLE = """
-:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif }
-body { margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
-h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem }
-table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8884 }
-th { font-weight: 600 } td.n { font-variant-numeric: tabular-nums }
-.ready { color: #2a8a3a } .bad { color: #c0392b } .wait { color: #b07800 }
-""".strip()
+from modeltainer.gateway.html_page import Html, page, table
 
 
 def admin_page(status: dict[str, Any], cards: Iterable[Any], rows: Iterable[Any]) -> str:
@@ -57,16 +49,15 @@ def admin_page(status: dict[str, Any], cards: Iterable[Any], rows: Iterable[Any]
     ]
     told = "".join(f'<p class="bad">{escape(one)}</p>' for one in problems if one)
     word = "draining" if status["draining"] else "ready" if status["ready"] else "starting"
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta http-equiv="refresh" content="5"><title>ModelTainer gateway</title>'
-        f"<style>{_STYLE}</style></head><body><h1>ModelTainer gateway: {_state(word)}</h1>"
+    return page(
+        "ModelTainer gateway",
+        f"<h1>ModelTainer gateway: {_state(word)}</h1>"
         f"<p>{status['in_flight']} requests under way, {status['keys']} keys, "
         f"registry read {status['registry_age_s']:.0f} s ago</p>{told}"
-        f"{_table('Models', ('Name', 'State', 'Replicas', 'Alias of'), models)}"
-        f"{_table('Endpoints', _ENDPOINT_HEADS, endpoints)}"
-        f"{_table('Queue', ('Model', 'State', 'Partition', 'Reason', 'Launch'), queue)}"
-        "</body></html>"
+        f"{_part('Models', ('Name', 'State', 'Replicas', 'Alias of'), models)}"
+        f"{_part('Endpoints', _ENDPOINT_HEADS, endpoints)}"
+        f"{_part('Queue', ('Model', 'State', 'Partition', 'Reason', 'Launch'), queue)}",
+        reload_s=5,
     )
 
 
@@ -76,28 +67,13 @@ _ENDPOINT_HEADS = (
 )
 
 
-class _Html(str):
-    """Text that is markup already."""
+def _part(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return f"<h2>{title}</h2>{table(heads, rows) if rows else '<p>none</p>'}"
 
 
-def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    if not rows:
-        return f"<h2>{title}</h2><p>none</p>"
-    top = "".join(f"<th>{one}</th>" for one in heads)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td class="n">{one if isinstance(one, _Html) else escape(one)}</td>' for one in row
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return f"<h2>{title}</h2><table><tr>{top}</tr>{body}</table>"
-
-
-def _state(word: str) -> _Html:
+def _state(word: str) -> Html:
     kind = {"ready": "ready", "not-ready": "bad", "not routed": "bad"}.get(word, "wait")
-    return _Html(f'<span class="{kind}">{escape(word)}</span>')
+    return Html(f'<span class="{kind}">{escape(word)}</span>')
 
 
 def _left(ends_unix: float | None, now: float) -> str:

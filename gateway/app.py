@@ -28,7 +28,7 @@ from modeltainer.gateway.headers import look_at
 from modeltainer.gateway.limits import AnyLimiter, Limiter
 from modeltainer.gateway.log import JsonLog
 from modeltainer.gateway.metrics import Metrics
-from modeltainer.gateway.paths import OPEN, PROXIED
+from modeltainer.gateway.paths import OPEN, PAGES, PROXIED
 from modeltainer.gateway.peers import Peers, Report, one_status
 from modeltainer.gateway.proxy import Proxy
 from modeltainer.gateway.registry_follower import RegistryFollower, Snapshot
@@ -135,7 +135,7 @@ class Gateway:
                 message = f"{path} takes POST, not {scope['method']}"
                 raise GatewayError(405, message, "method_not_allowed", allow="POST")
         except GatewayError as error:
-            error.browser = path == "/admin"
+            error.browser = path in PAGES
             await send_error(tagged, error, rid)
             return
         scope.setdefault("state", {}).update(key=key, request_id=rid)

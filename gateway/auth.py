@@ -1,6 +1,6 @@
 """Who is asking: ``Authorization: Bearer`` or ``x-api-key``, checked against the key files.
 
-Browsers (``/admin``) send it as the password of ``Authorization: Basic``.
+Browsers (``/admin``, ``/docs``) send it as the password of ``Authorization: Basic``.
 """
 
 from __future__ import annotations

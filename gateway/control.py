@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -18,8 +18,10 @@ from modeltainer.gateway.admin_page import admin_page
 from modeltainer.gateway.api_schema import with_proxied
 from modeltainer.gateway.batch_paths import batch_paths
 from modeltainer.gateway.caller import Key
+from modeltainer.gateway.docs_page import docs_page
 from modeltainer.gateway.errors import GatewayError
 from modeltainer.gateway.file_paths import file_paths
+from modeltainer.gateway.html_page import Page
 from modeltainer.gateway.routing import unknown_model
 from modeltainer.registry.keys import KeyRecord
 
@@ -78,6 +80,7 @@ def control_app(gateway: Gateway) -> FastAPI:
         title="ModelTainer gateway",
         version=__version__,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -143,13 +146,17 @@ def control_app(gateway: Gateway) -> FastAPI:
         """Endpoints, requests in flight, problems. For keys without a list of models."""
         return gateway.status()
 
-    @app.get("/admin", dependencies=[Depends(unrestricted)], response_class=HTMLResponse)
+    @app.get("/admin", dependencies=[Depends(unrestricted)], response_class=Page)
     async def admin() -> str:
         """The status as a page. A browser asks for a name and a password: the key is the
         password."""
         gateway.standing.refresh()
         cards = [card(name) for name in gateway.endpoints.table.names]
         return admin_page(gateway.status(), cards, gateway.standing.known)
+
+    @app.get("/docs", response_class=Page, include_in_schema=False)
+    async def docs() -> str:
+        return docs_page(app.openapi())
 
     @app.get("/metrics", dependencies=[Depends(unrestricted)], response_class=PlainTextResponse)
     async def metrics() -> Response:

@@ -48,3 +48,6 @@ PROXIED: Mapping[str, Route] = {
 
 OPEN = frozenset({"/health", "/ready"})
 """Answered without a key: probes have none."""
+
+PAGES = frozenset({"/admin", "/docs"})
+"""For a person at a browser, which asks for a password."""

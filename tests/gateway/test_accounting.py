@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from modeltainer.gateway.docs_page import docs_page
 from modeltainer.gateway.metrics import Metrics
 from modeltainer.registry import keys, usage
 from tests.engine.scripted import (
@@ -227,6 +228,65 @@ def test_the_status_page(world: World) -> None:
         assert world.client.get("/admin", auth=("me", limited)).status_code == 403
         broken = world.client.get("/admin", headers={"authorization": "Basic x"})
         assert broken.status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/admin", "/docs"])
+def test_pages_are_for_browsers_and_load_nothing(world: World, path: str) -> None:
+    with world.serving():
+        page = world.client.get(path, auth=("me", world.key))
+        assert page.status_code == 200
+        assert page.headers["content-type"].startswith("text/html")
+        assert page.headers["content-security-policy"].startswith("default-src 'none'; style-src")
+        for loads in ("<script", "<link", "<img", "src=", "url(", "//"):
+            assert loads not in page.text
+        world.client.headers.pop("authorization")
+        refused = world.client.get(path)
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"].startswith("Basic")
+        plain = world.client.get("/openapi.json")
+        assert plain.headers["www-authenticate"] == "Bearer"
+
+
+def test_the_page_of_the_api_has_all_of_it(world: World) -> None:
+    _, limited = keys.create(world.layout, "limited", ["m"])
+    with world.serving():
+        document = world.client.get("/openapi.json").json()
+        page = world.client.get("/docs", auth=("me", limited)).text
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                heading = f'<h2 id="{operation["operationId"]}">{method.upper()} {path}</h2>'
+                assert heading in page
+        for name, schema in document["components"]["schemas"].items():
+            assert f'<h2 id="schema-{name}">{name}</h2>' in page
+            for field in schema["properties"]:
+                assert f'<td class="n">{field}</td>' in page
+        links = set(re.findall('href="#(.*?)"', page))
+        assert links <= set(re.findall('id="(.*?)"', page))
+        assert "schema-ChatRequest" in links
+        assert 'list of <a href="#schema-Message">Message</a>' in page
+
+
+def test_names_in_the_api_are_not_markup() -> None:
+    operation = {
+        "operationId": "a<b",
+        "summary": "a<b",
+        "description": "a<b",
+        "parameters": [
+            {"name": "a<b", "in": "a<b", "required": False, "schema": {"enum": ["a<b"]}}
+        ],
+        "responses": {"a<b": {"description": "a<b", "content": {"a<b": {}}}},
+    }
+    field = {"type": "a<b", "default": "a<b", "description": "a<b"}
+    inline = {"properties": {"a<b": {"type": "array", "items": {"$ref": "a<b"}}}}
+    schema = {"description": "a<b", "properties": {"a<b": field, "more": inline}}
+    document = {
+        "info": {"title": "a<b", "version": "a<b"},
+        "paths": {"a<b": {"get": operation}},
+        "components": {"schemas": {"a<b": schema}},
+    }
+    page = docs_page(document)
+    assert page.count("a&lt;b") > 20
+    assert "a<b" not in page.lower()
 
 
 def test_memory_does_not_grow_with_a_stream(world: World) -> None:
