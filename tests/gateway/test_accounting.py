@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from modeltainer.gateway.docs_page import docs_page
 from modeltainer.gateway.metrics import Metrics
@@ -30,6 +31,7 @@ from tests.engine.scripted import (
 )
 from tests.gateway.setup import World
 
+COMPOSE = Path(__file__).parents[2] / "compose"
 COUNTS = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 ONLY = b'data: {"choices":[],"usage":' + json.dumps(COUNTS).encode() + b"}\n\n"
 
@@ -181,8 +183,20 @@ def test_label_values_are_escaped() -> None:
     assert r'model="a\"b\\c\nd"' in metrics.render()
 
 
+def test_alerts_are_on_metrics_that_exist(world: World) -> None:
+    file = COMPOSE / "prometheus/alerts.yml"
+    [group] = yaml.safe_load(file.read_text())["groups"]
+    asked = set(re.findall(r"modeltainer_\w+", " ".join(rule["expr"] for rule in group["rules"])))
+    with world.serving():
+        assert len(asked) >= 7
+        assert asked <= world.gateway.metrics.names
+    for rule in group["rules"]:
+        assert rule["for"]
+        assert rule["annotations"]["description"]
+
+
 def test_the_dashboard_shows_metrics_that_exist(world: World) -> None:
-    file = Path(__file__).parents[2] / "compose/grafana/dashboards/modeltainer.json"
+    file = COMPOSE / "grafana/dashboards/modeltainer.json"
     dashboard: dict[str, Any] = json.loads(file.read_text())
     shown = {
         name
