@@ -146,9 +146,10 @@ class RegistryFollower:
                 return  # the event loop is closed: the gateway has ended
             except Exception as error:  # a fault here must not end the following
                 self._warn(f"registry: {type(error).__name__}: {error}")
+            ended = time.monotonic()
             count += 1
-            if not self._stop.wait(min(interval, LEAST_PAUSE_S)):
-                self._wake.wait(max(0.0, interval - LEAST_PAUSE_S))
+            if self._wake.wait(interval):
+                self._stop.wait(ended + LEAST_PAUSE_S - time.monotonic())
                 self._wake.clear()
 
 
