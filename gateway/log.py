@@ -20,7 +20,7 @@ from modeltainer.gateway.log_file import LogFile
 if TYPE_CHECKING:
     from modeltainer.gateway.exchange import Exchange
 
-PAUSE_S = 0.05
+PAUSE_S = 0.25
 """Between two writes of the thread: what comes meanwhile goes out together."""
 MAX_WAITING = 100_000
 """Lines that wait for a filesystem or a reader that hangs; then the oldest are lost."""
@@ -76,7 +76,7 @@ class JsonLog:
         self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
-        self._over = False
+        self._over = threading.Event()
         self._stamp = (0, "")
         """A second and how it is written: most lines come in the second of the line before."""
 
@@ -90,7 +90,7 @@ class JsonLog:
         """Write what waits, and what comes later as it comes; nothing more if the thread hangs."""
         if self._thread is None:
             return
-        self._over = True
+        self._over.set()
         self._wake.set()
         self._thread.join(_LAST_S)
         if not self._thread.is_alive():
@@ -98,11 +98,11 @@ class JsonLog:
             self._flush()
 
     def _run(self) -> None:
-        while not self._over:
+        while not self._over.is_set():
             self._wake.wait(_IDLE_S)
+            self._over.wait(PAUSE_S)
             self._wake.clear()
             self._flush()
-            time.sleep(PAUSE_S)
 
     def event(self, level: str, event: str, **fields: Any) -> None:
         """Write one line; fields that are None are left out. JSON escapes line breaks, so one
