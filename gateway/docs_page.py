@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from modeltainer.gateway.html_page import Html, page, table
 
 _Schema = Mapping[str, Any]
+_CODE = re.compile("``(.+?)``")
 
 
 def docs_page(document: Mapping[str, Any]) -> str:
@@ -24,7 +26,11 @@ def docs_page(document: Mapping[str, Any]) -> str:
         for method, operation in methods.items()
     ]
     rows = [
-        (Html(f'<a href="#{escape(_id(one))}">{escape(path)}</a>'), method, one["summary"])
+        (
+            Html(f'<a href="#{escape(_id(one))}">{escape(path)}</a>'),
+            method,
+            _text(_said(one).partition("\n\n")[0]),
+        )
         for method, path, one in operations
     ]
     schemas = document["components"]["schemas"]
@@ -39,8 +45,7 @@ def docs_page(document: Mapping[str, Any]) -> str:
 
 def _operation(method: str, path: str, operation: _Schema) -> str:
     parts = [f'<h2 id="{escape(_id(operation))}">{method} {escape(path)}</h2>']
-    said = operation.get("description", operation["summary"])
-    parts.append(f"<p>{escape(said)}</p>")
+    parts.append(f"<p>{_text(_said(operation))}</p>")
     parameters = [
         (one["name"], one["in"], _kind(one["schema"]), _need(one["required"], one["schema"]))
         for one in operation.get("parameters", ())
@@ -61,18 +66,26 @@ def _operation(method: str, path: str, operation: _Schema) -> str:
 def _section(name: str, schema: _Schema) -> str:
     required = schema.get("required", ())
     rows = [
-        (field, _kind(one), _need(field in required, one), one.get("description", ""))
+        (field, _kind(one), _need(field in required, one), _text(one.get("description", "")))
         for field, one in schema.get("properties", {}).items()
     ]
     return (
         f'<h2 id="schema-{escape(name)}">{escape(name)}</h2>'
-        f"<p>{escape(schema.get('description', ''))}</p>"
+        f"<p>{_text(schema.get('description', ''))}</p>"
         f"{table(('Field', 'Type', 'Default', 'What'), rows)}"
     )
 
 
 def _id(operation: _Schema) -> str:
     return str(operation["operationId"])
+
+
+def _said(operation: _Schema) -> str:
+    return str(operation.get("description", operation["summary"]))
+
+
+def _text(text: str) -> Html:
+    return Html(_CODE.sub(r"<code>\1</code>", escape(text)))
 
 
 def _need(required: bool, schema: _Schema) -> str:
