@@ -3,48 +3,69 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
+from dataclasses import dataclass
 
 SMALL = 1024 * 1024
 """Bodies of up to so many bytes are not counted: they are what a connection may cost anyway."""
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Waiting:
+    key: str
+    size: int
+    turn: asyncio.Future[None]
+
+
 class BodyBudget:
-    """Bytes that may be held; those who ask for more wait, first come first served."""
+    """Bytes that may be held; those who ask for more wait, first come first served. But a key that
+    holds some already leaves ``spare`` bytes to the others, and may be overtaken by them."""
 
-    def __init__(self, limit: int) -> None:
-        self._left = limit
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+    def __init__(self, limit: int, spare: int = 0) -> None:
+        self._left, self._spare = limit, spare
+        self._held: Counter[str] = Counter()
+        self._waiting: deque[_Waiting] = deque()
 
-    async def take(self, size: int, timeout_s: float) -> None:
+    async def take(self, key: str, size: int, timeout_s: float) -> None:
         """Hold ``size`` bytes, to be given back with :meth:`give`.
 
         Raises:
             asyncio.TimeoutError: there is no room in time.
         """
-        if not self._waiting and size <= self._left:
-            self._left -= size
+        one = _Waiting(key, size, asyncio.get_running_loop().create_future())
+        self._waiting.append(one)
+        self._grant()
+        if one.turn.done():
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((size, turn))
         try:
-            await asyncio.wait_for(turn, timeout_s)
+            await asyncio.wait_for(one.turn, timeout_s)
         except BaseException:
-            if turn.done() and not turn.cancelled():
-                self._left += size  # it was granted just as we gave up
+            if one in self._waiting:
+                self._waiting.remove(one)
+                self._grant()
             else:
-                self._waiting = deque(one for one in self._waiting if one[1] is not turn)
-            self._grant()
+                self.give(key, size)  # it was granted just as we gave up
             raise
 
-    def give(self, size: int) -> None:
+    def give(self, key: str, size: int) -> None:
         """Give back what was taken."""
         self._left += size
+        self._held[key] -= size
+        if not self._held[key]:
+            del self._held[key]
         self._grant()
 
     def _grant(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self._left:
-            size, turn = self._waiting.popleft()
-            if not turn.done():
-                self._left -= size
-                turn.set_result(None)
+        full: set[str] = set()
+        for one in list(self._waiting):
+            if one.key in full or one.turn.done():  # done: it has given up, and is about to go
+                continue
+            if one.key in self._held and one.size > self._left - self._spare:
+                full.add(one.key)
+                continue
+            if one.size > self._left:
+                return
+            self._waiting.remove(one)
+            self._left -= one.size
+            self._held[one.key] += one.size
+            one.turn.set_result(None)

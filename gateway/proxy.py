@@ -96,7 +96,9 @@ class Proxy:
         self._authenticator, self._standing, self._log = authenticator, standing, log
         self.admission = Admission(settings, endpoints, limiter)
         share = max(settings.max_buffered_bytes // workers, settings.max_body_bytes)
-        self._budget = BodyBudget(share)
+        # With no keys all clients are one, who has nobody to leave room for.
+        spare = settings.max_body_bytes if settings.auth == "keys" else 0
+        self._budget = BodyBudget(share, spare)
         self._patience = Patience(settings.first_byte_timeout)
         """For most requests."""
         self._parsing = ThreadPoolExecutor(2, "parsing")
@@ -204,7 +206,7 @@ class Proxy:
 
     async def _from_start(self, exchange: Exchange, receive: Receive) -> None:
         key = await self._admit(exchange)
-        data = await self._read(exchange, receive)
+        data = await self._read(exchange, key, receive)
         # The request is read, so the only thing still to come is the client's leaving.
         watch = self._watch(exchange, receive)
         try:
@@ -276,15 +278,15 @@ class Proxy:
 
     def give_back(self, exchange: Exchange) -> None:
         """What the request has held and reserved is free again."""
-        if exchange.buffered_bytes:
-            self._budget.give(exchange.buffered_bytes)
+        if exchange.buffered_bytes and exchange.key is not None:
+            self._budget.give(exchange.key.id, exchange.buffered_bytes)
         if exchange.limits is not None and exchange.reservation is not None:
             exchange.limits.settle(exchange.reservation, exchange.tokens_used(), time.monotonic())
 
-    async def _read(self, exchange: Exchange, receive: Receive) -> bytes:
+    async def _read(self, exchange: Exchange, key: KeyRecord, receive: Receive) -> bytes:
         async def hold(size: int) -> None:
             try:
-                await self._budget.take(size, self._settings.pool_timeout)
+                await self._budget.take(key.id, size, self._settings.pool_timeout)
             except asyncio.TimeoutError:
                 raise GatewayError(
                     503,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from modeltainer.gateway.registry_follower import RegistryFollower
 from modeltainer.gateway.timed_connection import TimedProtocol
-from modeltainer.registry import launches
+from modeltainer.registry import keys, launches
 from modeltainer.registry.endpoints import EndpointReader
 from modeltainer.registry.keys import KeyRing
 from modeltainer.registry.layout import LAUNCH_ID, Layout, new_launch_id
@@ -180,6 +180,24 @@ def test_a_body_that_takes_long_to_look_through_holds_up_nobody(world: World) ->
             answered += world.client.get("/health").status_code == 200
         assert connection.recv(1024).startswith(b"HTTP/1.1 200")
         assert answered > 5
+
+
+def test_large_bodies_of_one_key_that_stall_keep_out_no_other_key(world: World) -> None:
+    world.launch("m").engine.answer = whole({"ok": True})
+    _, other = keys.create(world.layout, "other")
+    body = b'{"model":"m","prompt":"' + b"x" * 2_000_000 + b'"}'
+    serving = world.serving(
+        max_body_bytes=2_100_000, max_buffered_bytes=8_400_000, pool_timeout=0.2
+    )
+    with serving, contextlib.ExitStack() as stack:
+        stalled = [stack.enter_context(world.raw()) for _ in range(5)]
+        for connection in stalled:
+            connection.sendall(world.raw_request(body, "/v1/completions")[:-10])
+        full, _, _ = select.select(stalled, [], [], 5)
+        assert full[0].recv(1024).startswith(b"HTTP/1.1 503")
+        headers = {"authorization": f"Bearer {other}"}
+        answer = world.client.post("/v1/completions", content=body, headers=headers)
+        assert answer.status_code == 200
 
 
 @pytest.mark.parametrize("more", [b"", b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"])
