@@ -67,13 +67,14 @@ def file_paths(settings: BatchSettings, layout: Layout) -> APIRouter:
         used = await asyncio.to_thread(files.bytes_used)
         room = settings.max_stored_bytes - used
         if room <= 0:
-            raise _storage_full(used)
+            raise _storage_full(used, close=True)
         with files.receiving() as part:
             form = await receive_file(request, part, min(settings.max_file_bytes, room))
             if form.too_large:
-                raise (
-                    _storage_full(used) if room < settings.max_file_bytes else _too_large(settings)
-                )
+                close = not form.ended
+                if room < settings.max_file_bytes:
+                    raise _storage_full(used, close=close)
+                raise _too_large(settings, close=close)
             if form.purpose != "batch":
                 message = f"purpose must be 'batch', not {form.purpose!r}"
                 raise GatewayError(400, message, "invalid_purpose", param="purpose")
@@ -120,15 +121,15 @@ def file_paths(settings: BatchSettings, layout: Layout) -> APIRouter:
     return router
 
 
-def _too_large(settings: BatchSettings) -> GatewayError:
+def _too_large(settings: BatchSettings, *, close: bool) -> GatewayError:
     message = f"the file is larger than {settings.max_file_bytes} bytes"
     return GatewayError(
-        413, f"{message} (gateway.batches.max_file_bytes)", "file_too_large", close=True
+        413, f"{message} (gateway.batches.max_file_bytes)", "file_too_large", close=close
     )
 
 
-def _storage_full(used: int) -> GatewayError:
+def _storage_full(used: int, *, close: bool) -> GatewayError:
     message = f"the gateway's files take {used} bytes (gateway.batches.max_stored_bytes)"
     return GatewayError(
-        413, f"{message}; delete some: DELETE /v1/files/ID", "storage_full", close=True
+        413, f"{message}; delete some: DELETE /v1/files/ID", "storage_full", close=close
     )

@@ -11,7 +11,7 @@ from modeltainer.gateway.body_budget import SMALL
 from modeltainer.gateway.errors import GatewayError, Headers, Receive
 
 DISCARD_S = 5.0
-"""How long a body that is too large is read on before it is refused."""
+"""How long a body that is not taken is read on before it is refused."""
 DISCARD_IDLE_S = 0.5
 """A client that has sent nothing for so long waits for the answer."""
 
@@ -33,17 +33,18 @@ async def read_body(
         GatewayError: 413 above ``limit`` bytes, 415 when it is compressed.
         ClientGoneError: the client left while sending.
     """
-    expected = limit
+    expected, compressed = limit, False
     for name, value in headers:
         if name == b"content-length":
             expected = int(value)
-            if expected > limit:
-                await discard(receive, headers)
-                raise _too_large(limit)
-        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            raise GatewayError(
-                415, "compressed request bodies are not taken", "unsupported_encoding", close=True
-            )
+        elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            compressed = True
+    if expected > limit:
+        raise _too_large(limit, whole=await discard(receive, headers))
+    if compressed:
+        whole = await discard(receive, headers)
+        words = "compressed request bodies are not taken"
+        raise GatewayError(415, words, "unsupported_encoding", close=not whole)
     pieces: list[bytes] = []
     length = 0
     held = False
@@ -58,33 +59,36 @@ async def read_body(
         length += len(piece)
         if length > limit:
             pieces.clear()
-            if message.get("more_body", False):
-                await discard(receive, headers)
-            raise _too_large(limit)
+            whole = not message.get("more_body", False) or await discard(receive, headers)
+            raise _too_large(limit, whole=whole)
         if piece:
             pieces.append(piece)
         if not message.get("more_body", False):
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-async def discard(receive: Receive, headers: Headers) -> None:
+async def discard(receive: Receive, headers: Headers) -> bool:
     """Read on for a moment: a connection closed on a client that still sends is reset, and the
-    client would never see why."""
+    client would never see why. Whether the body has come to its end, and the connection may be
+    used on."""
     if any(name == b"expect" for name, _ in headers):
-        return  # it waits for leave to send
+        return False  # it waits for leave to send
 
     deadline = time.monotonic() + DISCARD_S
     with contextlib.suppress(asyncio.TimeoutError):
         while (left := deadline - time.monotonic()) > 0:
             message = await asyncio.wait_for(receive(), min(left, DISCARD_IDLE_S))
-            if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                return
+            if message["type"] == "http.disconnect":
+                return False
+            if not message.get("more_body", False):
+                return True
+    return False
 
 
-def _too_large(limit: int) -> GatewayError:
+def _too_large(limit: int, *, whole: bool) -> GatewayError:
     return GatewayError(
         413,
         f"the request body is larger than {limit} bytes (gateway.max_body_bytes)",
         "request_too_large",
-        close=True,
+        close=not whole,
     )

@@ -35,6 +35,8 @@ class Form:
     size: int = 0
     too_large: bool = False
     """The file is larger than was allowed; the rest of it was not kept."""
+    ended: bool = True
+    """The request has come to its end, and its connection can be used on."""
 
 
 async def receive_file(request: Request, path: Path, limit: int) -> Form:
@@ -75,7 +77,7 @@ async def receive_file(request: Request, path: Path, limit: int) -> Form:
         raise _bad(f"the form cannot be read: {error}") from None
     finally:
         if more:
-            await discard(request.receive, list(request.headers.raw))
+            reading.form.ended = await discard(request.receive, list(request.headers.raw))
     return reading.form
 
 

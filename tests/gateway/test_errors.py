@@ -68,6 +68,51 @@ def test_body_too_large(world: World) -> None:
         assert world.chat().status_code == 200
 
 
+GZIP = "content-encoding: gzip\r\n"
+
+
+@pytest.mark.parametrize(("size", "more", "status"), [(200_000, "", 413), (90_000, GZIP, 415)])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_refused_body_that_has_come_leaves_the_connection_as_it_was(
+    world: World, size: int, more: str, status: int, chunked: bool
+) -> None:
+    engine = world.launch().engine
+    with world.serving(max_body_bytes=100_000), world.raw() as connection:
+        small = world.raw_request(b'{"model":"m"}')
+        for following in (small, as_chunks(small)):  # by callbacks, and by a task
+            refused = world.raw_request(b"x" * size, more=more)
+            connection.sendall(as_chunks(refused) if chunked else refused)
+            answer = read_until(connection, b"}}")
+            assert answer.startswith(b"HTTP/1.1 %d " % status)
+            assert b"connection: close" not in answer
+            connection.sendall(following)
+            assert read_until(connection, b'{"ok": true}').startswith(b"HTTP/1.1 200 ")
+        assert [one.body for one in engine.requests] == [b'{"model":"m"}'] * 2
+        world.settled()
+
+
+@pytest.mark.parametrize(("size", "more", "status"), [(200_000, "", 413), (90_000, GZIP, 415)])
+@pytest.mark.parametrize("sent", [60_000, 0])
+def test_a_refused_body_that_does_not_end_ends_the_connection(
+    world: World, size: int, more: str, status: int, sent: int
+) -> None:
+    more += "" if sent else "expect: 100-continue\r\n"
+    with world.serving(max_body_bytes=100_000), world.raw() as connection:
+        connection.sendall(world.raw_request(b"x" * size, more=more)[: sent - size])
+        answer = read_until(connection, b"")
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+        assert b"connection: close" in answer
+
+
+def as_chunks(request: bytes) -> bytes:
+    """The same request, with its body in two chunks."""
+    head, _, body = request.partition(b"\r\n\r\n")
+    length = b"content-length: %d" % len(body)
+    half = len(body) // 2
+    top = head.replace(length, b"transfer-encoding: chunked") + b"\r\n\r\n"
+    return top + piece(body[:half]).data + piece(body[half:]).data + END.data
+
+
 def test_ten_mebibytes_pass(world: World) -> None:
     engine = world.launch().engine
     text = "ä\n" * (10 * 1024 * 1024 // 4)  # the line's end is escaped, the letter is two bytes
