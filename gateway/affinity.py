@@ -42,8 +42,8 @@ def prefix_key(body: Body) -> bytes | None:
     span = body.prompt_span
     if span is None:
         return None
-    prompt = body.data[slice(*span)]
-    if not prompt.startswith(b"["):
+    prompt = memoryview(body.data)[slice(*span)]
+    if prompt[0] != ord("["):
         return b"prefix:" + prompt[:PREFIX_BYTES]
     begun: list[bytes] = []
     for message in msgspec.json.decode(prompt, type=list[msgspec.Raw]):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from io import BytesIO
 
 from modeltainer.gateway.body_budget import SMALL
 from modeltainer.gateway.errors import GatewayError, Headers, Receive
@@ -45,26 +46,35 @@ async def read_body(
         whole = await discard(receive, headers)
         words = "compressed request bodies are not taken"
         raise GatewayError(415, words, "unsupported_encoding", close=not whole)
-    pieces: list[bytes] = []
+    body = BytesIO()
     length = 0
     held = False
     while True:
         if length > SMALL and not held:
             await hold(expected)
             held = True
+            body = _with_room(body, expected)
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         piece = message.get("body", b"")
         length += len(piece)
         if length > limit:
-            pieces.clear()
+            body.close()
             whole = not message.get("more_body", False) or await discard(receive, headers)
             raise _too_large(limit, whole=whole)
-        if piece:
-            pieces.append(piece)
+        body.write(piece)
         if not message.get("more_body", False):
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            body.truncate()
+            return body.getvalue()
+
+
+def _with_room(begun: BytesIO, size: int) -> BytesIO:
+    """A buffer that need not grow: one that does, or is joined in the end, is there twice for a
+    while, and many of them leave gaps in the memory that nothing fits in."""
+    body = BytesIO(bytes(size))
+    body.write(begun.getbuffer())
+    return body
 
 
 async def discard(receive: Receive, headers: Headers) -> bool:

@@ -97,7 +97,7 @@ class GatewaySettings(BaseModel):
     max_buffered_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024 * 1024
     """Bodies of more than 1 MiB that are held at once, from their first byte to the answer's last;
     beyond this, requests wait for ``pool_timeout``, and then get 503. A key that holds some leaves
-    ``max_body_bytes`` of it to the others. While a body is sent on it can be in memory twice."""
+    ``max_body_bytes`` of it to the others."""
     max_connections: Annotated[int, Field(ge=1)] = 1024
     """Connections to one endpoint."""
     drain: Annotated[float, Field(ge=0)] = 30.0

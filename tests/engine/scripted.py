@@ -141,6 +141,11 @@ class ScriptedEngine:
         self.connections = 0
         self.open = 0
         self.answer: Answer = whole({"ok": True})
+        self.reading = threading.Event()
+        """Bodies are read; else they are left in their connections."""
+        self.reading.set()
+        self.left_unread = 0
+        """Requests whose bodies are."""
         self._arrived = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
@@ -210,7 +215,7 @@ class ScriptedEngine:
 class _Connection(asyncio.Protocol):
     def __init__(self, engine: ScriptedEngine) -> None:
         self._engine = engine
-        self._buffer = b""
+        self._buffer = bytearray()
         self._more = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -257,15 +262,28 @@ class _Connection(asyncio.Protocol):
     async def _serve(self) -> None:
         while True:
             await self._until(lambda: b"\r\n\r\n" in self._buffer)
-            head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+            end = self._buffer.index(b"\r\n\r\n")
+            head = bytes(self._buffer[:end])
+            del self._buffer[: end + 4]
             lines = head.decode("latin-1").split("\r\n")
             method, path, _ = lines[0].split(" ")
             headers = [(n, v.strip()) for n, _, v in (line.partition(":") for line in lines[1:])]
             request = Request(method, path, headers, head, connection=self._number)
             length = int(request.header("content-length") or 0)
+            if length and not self._engine.reading.is_set():
+                await self._leave_unread()
             await self._until(lambda: len(self._buffer) >= length)  # noqa: B023
-            request.body, self._buffer = self._buffer[:length], self._buffer[length:]
+            request.body = bytes(self._buffer[:length])
+            del self._buffer[:length]
             await self._answer(request)
+
+    async def _leave_unread(self) -> None:
+        self._transport.pause_reading()
+        self._engine.left_unread += 1
+        while not self._engine.reading.is_set():  # noqa: ASYNC110 (set from another thread)
+            await asyncio.sleep(0.002)
+        self._engine.left_unread -= 1
+        self._transport.resume_reading()
 
     async def _answer(self, request: Request) -> None:
         engine = self._engine

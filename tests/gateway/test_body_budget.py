@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeltainer.gateway.body_budget import BodyBudget
+from modeltainer.gateway.body_budget import SMALL, BodyBudget
 from modeltainer.gateway.settings import GatewaySettings
-from tests.engine.scripted import Gate, whole
+from tests.engine.scripted import Gate, Request, Step, whole
 from tests.gateway.setup import World
+from tests.gateway.test_lifecycle import Process
 
 MIB = 1024 * 1024
 
@@ -114,6 +117,51 @@ def test_who_waits_too_long_is_told(world: World) -> None:
         gate.event.set()
         assert first.result().status_code == 200
         world.settled()
+
+
+def test_a_hundred_bodies_take_no_more_memory_than_they_may(world: World, tmp_path: Path) -> None:
+    engine = world.launch().engine
+    engine.reading.clear()
+    clients, limit = 100, 210 * MIB
+    pieces = [b'{"prompt":"', *[b"x" * MIB] * 20, b'","model":"m"}']
+    length = sum(map(len, pieces))
+
+    def answer(request: Request) -> list[Step]:
+        assert len(request.body) == length
+        request.body = b""
+        return whole({"ok": 1})
+
+    engine.answer = answer
+    process = Process(
+        world, tmp_path, max_buffered_bytes=limit, max_body_bytes=21 * MIB, pool_timeout=120
+    )
+    client = process.client()
+    client.timeout = 120
+
+    def ask(_: int) -> int:
+        headers = {"content-length": str(length)}
+        return client.post("/v1/completions", content=iter(pieces), headers=headers).status_code
+
+    try:
+        process.routed()
+        before = memory(process, "VmRSS")
+        with client, ThreadPoolExecutor(clients) as pool:
+            answers = pool.map(ask, range(clients))
+            world.until(lambda: engine.left_unread == 9, within=60)  # and room for another key's
+            engine.reading.set()
+            assert list(answers) == [200] * clients
+        assert memory(process, "VmHWM") - before < limit + clients * 1.5 * SMALL
+    finally:
+        process.process.kill()
+        process.ended()
+
+
+def memory(process: Process, what: str) -> int:
+    """Bytes, as the kernel counts them (proc(5))."""
+    status = Path(f"/proc/{process.process.pid}/status").read_text()
+    found = re.search(rf"^{what}:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 def test_room_for_at_least_one() -> None:
