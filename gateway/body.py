@@ -158,6 +158,18 @@ def parse(data: bytes) -> Body:
         GatewayError: 400: not UTF-8, not JSON, not an object, nested too deep, ``model`` missing,
             not a string or given twice.
     """
+    return _parse(data, _one_model(data), _many_brackets(data))
+
+
+def parse_at_once(data: bytes) -> Body | None:
+    """As :func:`parse`; None where it may take so long that other requests would have to wait."""
+    one_model, many_brackets = _one_model(data), _many_brackets(data)
+    if len(data) > LONG and (many_brackets or not one_model):
+        return None
+    return _parse(data, one_model, many_brackets)
+
+
+def _parse(data: bytes, one_model: bool, many_brackets: bool) -> Body:
     try:
         if not data.isascii():
             data.decode("utf-8")
@@ -171,7 +183,9 @@ def parse(data: bytes) -> Body:
     except msgspec.DecodeError as error:
         raise _bad(f"the request body is not valid JSON: {error}", "invalid_json") from None
     members = None
-    span = _plain_model(data) if isinstance(head.model, str) else None
+    span = None
+    if one_model and isinstance(head.model, str):
+        span = _plain_model(data, many_brackets)
     if span is None:
         members = member_spans(data)
         span = members.get("model")
@@ -180,11 +194,6 @@ def parse(data: bytes) -> Body:
     if not isinstance(head.model, str) or not head.model:
         raise _bad("model must be a non-empty string", "invalid_model", "model")
     return Body(data, head.model, head.stream is True, span, head=head, members=members)
-
-
-def takes_long(data: bytes) -> bool:
-    """Whether :func:`parse` may take so long that other requests would have to wait for it."""
-    return len(data) > LONG and (not _one_model(data) or _many_brackets(data))
 
 
 def _one_model(data: bytes) -> bool:
@@ -197,12 +206,10 @@ def _many_brackets(data: bytes) -> bool:
     return data.count(b"{") + data.count(b"[") > MAX_DEPTH
 
 
-def _plain_model(data: bytes) -> Span | None:
-    """Where the model's name stands in a valid object that has one, if that can be said without
-    looking at all members, one by one."""
-    if not _one_model(data):
-        return None
-    if _many_brackets(data):
+def _plain_model(data: bytes, many_brackets: bool) -> Span | None:
+    """Where the model's name stands in a valid object that has one of that spelling, if that can be
+    said without looking at all members, one by one."""
+    if many_brackets:
         if b'"stream_options"' in data:
             return None
         if _too_deep(data):

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from modeltainer.gateway.auth import Authenticator
-from modeltainer.gateway.body import Body, parse, takes_long
+from modeltainer.gateway.body import Body, parse_at_once
 from modeltainer.gateway.body_budget import SMALL
 from modeltainer.gateway.demand_book import DemandBook
 from modeltainer.gateway.endpoint_set import EndpointSet, LiveEndpoint
@@ -134,12 +134,12 @@ class FastPath:
         """Take a request on, which is to be started then; None when it is not plain, and nothing
         was done. ``came``: when its head did (monotonic seconds)."""
         proxy = self.proxy
-        if takes_long(data):
-            return None
         exchange = _exchange(head, came)
         exchange.read_at = monotonic()
         try:
-            body = parse(data)
+            body = parse_at_once(data)
+            if body is None:
+                return None
             model = proxy.admission.model(exchange, head.key, body)
             live = self._endpoints.pick(model, exchange.tried, exchange.affinity)
             if live is None:

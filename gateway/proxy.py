@@ -15,7 +15,7 @@ from modeltainer.gateway.admission import Admission
 from modeltainer.gateway.arrival import Arrival
 from modeltainer.gateway.attempt import RETRIABLE, Patience, SlowStartError, begin, may_retry
 from modeltainer.gateway.auth import Authenticator
-from modeltainer.gateway.body import Body, parse, takes_long
+from modeltainer.gateway.body import Body, parse, parse_at_once
 from modeltainer.gateway.body_budget import BodyBudget
 from modeltainer.gateway.breaker import Trial
 from modeltainer.gateway.client_connection import client_connection
@@ -212,11 +212,11 @@ class Proxy:
         try:
             exchange.read_at = time.monotonic()
             if exchange.route.form != "json":
-                body = parse_form(data, exchange.fields.raw)
-            elif takes_long(data):
-                body = await self.loop.run_in_executor(self._parsing, parse, data)
+                body: Body | None = parse_form(data, exchange.fields.raw)
             else:
-                body = parse(data)
+                body = parse_at_once(data)
+            if body is None:
+                body = await self.loop.run_in_executor(self._parsing, parse, data)
             await self._serve(exchange, key, body)
         finally:
             if watch is not None:
