@@ -77,6 +77,21 @@ def test_one_key_leaves_room_for_anothers_body(sizes: list[int], limit: int) -> 
     asyncio.run(all_of_them())
 
 
+def test_a_keys_small_bodies_do_not_overtake_its_large_ones() -> None:
+    async def all_of_them() -> None:
+        budget = BodyBudget(10)
+        await budget.take("a", 8, 1)
+        large, small = (asyncio.ensure_future(budget.take("a", size, 30)) for size in (10, 1))
+        await asyncio.sleep(0)
+        assert not small.done()
+        budget.give("a", 8)
+        await asyncio.wait_for(large, 1)
+        budget.give("a", 10)
+        await asyncio.wait_for(small, 1)
+
+    asyncio.run(all_of_them())
+
+
 def test_large_bodies_wait_for_one_another_and_all_arrive(world: World) -> None:
     engine = world.launch().engine
     gate = Gate()
