@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 import msgspec
 
@@ -19,7 +20,7 @@ from modeltainer.gateway.upstream import (
     UpstreamTimeoutError,
 )
 
-RETRIABLE = frozenset({429, 502, 503, 504})
+RETRIABLE = frozenset({408, 429, 502, 503, 504})
 """Statuses with which another endpoint may be tried: this one did not begin to work on it."""
 
 
@@ -35,6 +36,21 @@ def may_retry(error: UpstreamError) -> bool:
     if isinstance(error, EngineError):
         return error.status in RETRIABLE
     return isinstance(error, SlowStartError) or not isinstance(error, UpstreamTimeoutError)
+
+
+def retry_after_s(head: ResponseHead, now_unix: float) -> float | None:
+    """In how many seconds an answer says to try again (RFC 9110, 10.2.3: seconds or a date); None
+    where it does not."""
+    for name, value in head.headers:
+        if name == b"retry-after":
+            said = value.decode("latin-1").strip()
+            if said.isascii() and said.isdecimal():
+                return float(said[:9])
+            try:
+                return max(0.0, parsedate_to_datetime(said).timestamp() - now_unix)
+            except (ValueError, OverflowError):
+                return None
+    return None
 
 
 @dataclass(frozen=True)

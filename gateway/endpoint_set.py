@@ -20,6 +20,8 @@ from modeltainer.tls import pinned
 PROBE_PAUSES_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 """Between two looks at an endpoint that does not prove itself; the last one repeats."""
 PROBES_AT_ONCE = 32
+LONGEST_REST_S = 30.0
+"""An endpoint that asks to be left alone for longer is asked again nevertheless."""
 
 
 class LiveEndpoint:
@@ -62,6 +64,8 @@ class EndpointSet:
         """Retired, with requests under way."""
         self._turns: dict[str, int] = {}
         self._turn = 0
+        self._resting: dict[str, float] = {}
+        """Until when endpoints have asked to be left alone (monotonic seconds), by key."""
         self._models: Mapping[str, tuple[str, ...]] = {}
         self._splits: Mapping[str, Mapping[str, int]] = {}
         self._probing = asyncio.Semaphore(PROBES_AT_ONCE)
@@ -100,6 +104,7 @@ class EndpointSet:
         for key in [key for key in self._live if key not in targets]:
             self._retire(self._live.pop(key))
             self._turns.pop(key, None)
+            self._resting.pop(key, None)
             self._log.info("endpoint_gone", endpoint=key)
         for key, target in targets.items():
             live = self._live.get(key)
@@ -124,6 +129,8 @@ class EndpointSet:
         if len(left) == 1:
             target: Target | None = left[0]
         else:
+            if self._resting:
+                left = [one for one in left if not self._rests(one)] or left
             candidates = lasting(left, time.time() + self._settings.walltime_reserve)
             target = choose(
                 candidates,
@@ -138,8 +145,20 @@ class EndpointSet:
         return self._live[target.key]
 
     def has_other(self, model: str, failed: set[str]) -> bool:
-        """Whether :meth:`pick` would find one."""
-        return any(one.key not in failed for one in self._open(model))
+        """Whether :meth:`pick` would find one that has not asked to be left alone."""
+        return any(one.key not in failed and not self._rests(one) for one in self._open(model))
+
+    def leave_alone(self, live: LiveEndpoint, seconds: float) -> None:
+        """The server there has asked for no requests for so long; it gets some only where no other
+        can serve."""
+        self._resting[live.target.key] = time.monotonic() + min(seconds, LONGEST_REST_S)
+
+    def _rests(self, target: Target) -> bool:
+        until = self._resting.get(target.key)
+        if until is None or time.monotonic() < until:
+            return until is not None
+        del self._resting[target.key]
+        return False
 
     def opens_in(self, model: str) -> float | None:
         """Seconds until the first of a model's endpoints is let have a request again; None when

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 from modeltainer.gateway.accounting import Accounting
 from modeltainer.gateway.admission import Admission
 from modeltainer.gateway.arrival import Arrival
-from modeltainer.gateway.attempt import RETRIABLE, Patience, SlowStartError, begin, may_retry
+from modeltainer.gateway.attempt import (
+    RETRIABLE,
+    Patience,
+    SlowStartError,
+    begin,
+    may_retry,
+    retry_after_s,
+)
 from modeltainer.gateway.auth import Authenticator
 from modeltainer.gateway.body import Body, parse, parse_at_once
 from modeltainer.gateway.body_budget import BodyBudget
@@ -47,6 +54,7 @@ from modeltainer.gateway.upstream import (
     ConnectError,
     ConnectionDiedError,
     EngineError,
+    ResponseHead,
     UpstreamConnection,
     UpstreamError,
     UpstreamProtocolError,
@@ -388,12 +396,12 @@ class Proxy:
     async def _no_answer(self, model: str, failure: UpstreamError | None) -> GatewayError:
         if isinstance(failure, EngineError):
             message = f"{model}: the engine answered with an error: {failure}"
-            retry_after_s = 1 if failure.status in RETRIABLE else None
+            least_s = 1 if failure.status in RETRIABLE else None
             return GatewayError(
                 failure.status,
                 message,
                 failure.code,
-                retry_after_s=retry_after_s,
+                retry_after_s=math.ceil(failure.retry_after_s or 0) or least_s,
                 document=failure.document,
             )
         if isinstance(failure, UpstreamTimeoutError):
@@ -408,10 +416,8 @@ class Proxy:
             return GatewayError(
                 503, message, "engine_failing", param="model", retry_after_s=math.ceil(wait_s) or 1
             )
-        message, retry_after_s = explain(model, await self._standing.rows(), time.time())
-        return GatewayError(
-            503, message, "model_not_ready", param="model", retry_after_s=retry_after_s
-        )
+        message, again_s = explain(model, await self._standing.rows(), time.time())
+        return GatewayError(503, message, "model_not_ready", param="model", retry_after_s=again_s)
 
     def begin_attempt(self, exchange: Exchange, live: LiveEndpoint) -> Trial:
         """An endpoint is tried; :meth:`end_attempt` is to follow."""
@@ -524,8 +530,8 @@ class Proxy:
                 if head.status == 401:
                     self._endpoints.suspect(live, "it refuses the launch's key")
                     return UpstreamProtocolError("the engine refuses the gateway's key")
-                if another and head.status in RETRIABLE:
-                    raise EngineError(head.status, f"status {head.status}")
+                if head.status in RETRIABLE:
+                    self._put_off(live, head, another)
                 pinged = exchange.progress.started
                 if pinged and not (head.status == 200 and head.is_stream):
                     said = error_in(first or b"")
@@ -537,6 +543,18 @@ class Proxy:
                 return None
             finally:
                 live.pool.release(connection)
+
+    def _put_off(self, live: LiveEndpoint, head: ResponseHead, another: bool) -> None:
+        """The engine did not begin to work on the request, and may have said until when.
+
+        Raises:
+            EngineError: there is another to ask.
+        """
+        again_s = retry_after_s(head, time.time())
+        if again_s is not None:
+            self._endpoints.leave_alone(live, again_s)
+        if another:
+            raise EngineError(head.status, f"status {head.status}", retry_after_s=again_s)
 
     def answered(self, exchange: Exchange, body: Body, stream: bool) -> Meter:
         """The answer has begun, and is about to be passed on."""

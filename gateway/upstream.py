@@ -82,10 +82,17 @@ class EngineError(UpstreamError):
 
     code = "engine_error"
 
-    def __init__(self, status: int, message: str, document: bytes | None = None) -> None:
-        """``document``: the engine's own JSON, where it has the form of an API's error."""
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        document: bytes | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        """``document``: the engine's own JSON, where it has the form of an API's error;
+        ``retry_after_s``: when the engine says to try again, where it does."""
         super().__init__(message)
-        self.status, self.document = status, document
+        self.status, self.document, self.retry_after_s = status, document, retry_after_s
 
 
 @dataclass(slots=True)

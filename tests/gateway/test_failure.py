@@ -10,8 +10,10 @@ import httpx
 import openai
 import pytest
 
+from modeltainer.gateway.attempt import retry_after_s
 from modeltainer.gateway.breaker import FAILURES, BreakerState
 from modeltainer.gateway.paths import PROXIED
+from modeltainer.gateway.upstream import ResponseHead
 from tests.engine.scripted import (
     DONE,
     END,
@@ -65,6 +67,7 @@ ERROR = b'data: {"error":{"message":"boom","code":500}}\n\n'
         [Send(STREAM_HEAD), piece(PING), Pause(0.02), Close()],
         whole({"error": {"message": "loading"}}, "503 Service Unavailable"),
         whole({"error": {"message": "busy"}}, "429 Too Many Requests"),
+        whole({"error": {"message": "slow"}}, "408 Request Timeout"),
     ],
 )
 def test_a_stream_that_begins_with_a_failure_fails_over(world: World, bad: list[Step]) -> None:
@@ -107,6 +110,71 @@ def test_the_requests_own_fault_is_not_tried_elsewhere(world: World) -> None:
     with world.serving():
         assert world.chat(stream=True).status_code == 400
         assert len(tried) == 1
+
+
+def busy(retry_after: str, status: str = "429 Too Many Requests") -> list[Step]:
+    return whole({"error": {"message": "busy"}}, status, f"retry-after: {retry_after}\r\n")
+
+
+@pytest.mark.parametrize("status", ["408 Request Timeout", "429 Too Many", "503 Unavailable"])
+def test_an_endpoint_that_asks_for_time_gets_it_while_another_serves(
+    world: World, status: str
+) -> None:
+    full, free = world.launch().engine, world.launch().engine
+    full.answer, free.answer = busy("20", status), whole({"ok": 1})
+    with world.serving():
+        for _ in range(8):
+            assert world.chat().json() == {"ok": 1}
+        assert len(full.requests) == 1
+        free.answer = [Close()]
+        answer = world.chat()  # there is no other
+        assert (answer.json()["error"]["message"], answer.headers["retry-after"]) == ("busy", "20")
+
+
+def test_after_its_time_it_is_asked_again(world: World) -> None:
+    full, free = world.launch().engine, world.launch().engine
+    full.answer, free.answer = busy("1"), whole({"ok": 1})
+    with world.serving():
+        world.until(lambda: world.chat().json() == {"ok": 1} and len(full.requests) == 2)
+
+
+def test_where_all_ask_for_time_the_client_is_told(world: World) -> None:
+    """Each is asked once for each request: none is tried on top of another that refuses."""
+    tried: list[Request] = []
+
+    def answer(request: Request) -> list[Step]:
+        tried.append(request)
+        return busy("7")
+
+    for launched in (world.launch(), world.launch()):
+        launched.engine.answer = answer
+    with world.serving():
+        for asked in (2, 3, 4):
+            refused = world.chat()
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "7")
+            assert refused.json() == {"error": {"message": "busy"}}
+            assert len(tried) == asked
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        (b"7", 7.0),
+        (b" 0 ", 0.0),
+        (b"9" * 400, 999999999.0),
+        (b"Thu, 01 Jan 1970 00:01:40 GMT", 90.0),
+        (b"Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        (b"-1", None),
+        (b"1.5", None),
+        (b"soon", None),
+        (b"\xb2", None),
+        (b"Thu, 99 Jan 1970 00:01:40 GMT", None),
+    ],
+)
+def test_when_an_answer_says_to_try_again(said: bytes, seconds: float | None) -> None:
+    head = ResponseHead(429, [(b"date", b"x"), (b"retry-after", said)])
+    assert retry_after_s(head, now_unix=10.0) == seconds
+    assert retry_after_s(ResponseHead(429), now_unix=10.0) is None
 
 
 LONG = {"message": "too long", "type": "invalid_request_error", "code": "context_length_exceeded"}
