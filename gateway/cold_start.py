@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from modeltainer.gateway.endpoint_set import EndpointSet
 from modeltainer.gateway.errors import GatewayError
@@ -13,7 +15,8 @@ from modeltainer.gateway.log import JsonLog
 from modeltainer.gateway.settings import ColdStartSettings
 from modeltainer.gateway.start_marks import StartMarks
 from modeltainer.registry import deployments
-from modeltainer.registry.deployments import Deployment
+from modeltainer.registry.days import day_end, day_of
+from modeltainer.registry.deployments import Deployment, History
 from modeltainer.registry.layout import Layout
 
 
@@ -33,7 +36,8 @@ class ColdStart:
         """Whether a request for a model that nothing serves may be held for it.
 
         Raises:
-            GatewayError: as many models as may be started on demand are up already.
+            GatewayError: as many models as may be started on demand are up already, or their GPU
+                hours of today are used up.
         """
         async with self._declaring:  # so that many requests declare once
             try:
@@ -48,6 +52,8 @@ class ColdStart:
             return True
         if deployment is None and not self._settings.enabled:
             return False
+        wished = self._wished(model, deployment)
+        self._check_gpu_hours(wished, deployment)
         # Another's mark says nothing of this model: it may be about to be taken back.
         if not (self._marks.mine(model) or self._is_wanted(model)):
             self._marks.put(model)
@@ -62,22 +68,66 @@ class ColdStart:
                     param="model",
                     retry_after_s=60,
                 )
+        if wished != deployment:
+            deployments.declare(self._layout, wished)
         if deployment is None:
-            made = Deployment(
-                model=model,
-                revision="",
-                minimum=0,
-                maximum=1,
-                idle_release_s=self._settings.idle_release,
-                gpu_hours_per_day=self._settings.gpu_hours,
-                created_unix=time.time(),
-            )
-            deployments.declare(self._layout, made)
             self._log.info("cold_start", model=model)
         return True
 
+    def _wished(self, model: str, deployment: Deployment | None) -> Deployment:
+        """What a model is to be declared as; what others have declared stays as it is."""
+        settings = self._settings
+        known = deployment or Deployment(
+            model=model,
+            revision="",
+            minimum=0,
+            idle_release_s=settings.idle_release,
+            created_unix=time.time(),
+            on_demand=True,
+        )
+        if not known.on_demand:
+            return known
+        return replace(
+            known,
+            gpu_hours_per_day=settings.gpu_hours,
+            shared_gpu_hours_per_day=settings.total_gpu_hours,
+        )
+
+    def _check_gpu_hours(self, wished: Deployment, deployment: Deployment | None) -> None:
+        now, model = time.time(), wished.model
+        today = day_of(now)
+        # What the reconciler has found of another limit than today's says nothing.
+        if wished == deployment and self._history(model).spent_day == today:
+            whose = "its GPU hours of today"
+        elif wished.on_demand and self._all_have_used(wished.shared_gpu_hours_per_day, today):
+            whose = (
+                "today's GPU hours of all models that are started on demand "
+                "(gateway.cold_start.total_gpu_hours)"
+            )
+        else:
+            return
+        raise GatewayError(
+            503,
+            f"{model} is not running, and {whose} are used up; it goes on tomorrow (UTC)",
+            "gpu_hours_used_up",
+            param="model",
+            retry_after_s=math.ceil(day_end(now) - now),
+        )
+
+    def _all_have_used(self, hours: float | None, day: str) -> bool:
+        """Whether all models on demand together were found to have used as much."""
+        return hours is not None and any(
+            (one.shared_gpu_hours_per_day or 0.0) >= hours
+            and self._history(model).shared_spent_day == day
+            for model, one in deployments.read_all(self._layout).items()
+            if one.on_demand
+        )
+
+    def _history(self, model: str) -> History:
+        return deployments.read_history(self._layout, model)
+
     def _is_wanted(self, model: str) -> bool:
-        return deployments.read_history(self._layout, model).wanted > 0
+        return self._history(model).wanted > 0
 
     def _others(self, model: str) -> int:
         """Models that are up on demand, or about to be: the reconciler has not seen them yet."""

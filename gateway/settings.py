@@ -23,7 +23,12 @@ class ColdStartSettings(BaseModel):
     max_jobs: Annotated[int, Field(ge=1)] = 4
     """Models that may be up at once because they were asked for."""
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
-    """GPU hours a day (UTC) that each model started so may use; left out: no limit."""
+    """GPU hours a day (UTC) that each model started so may use; left out: no limit. A new value
+    holds for a model from its next start."""
+    total_gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    """GPU hours a day (UTC) that all models started so may use together: beyond them none is
+    started, and those that run are let go. Models of ``up --keep`` have their own limits. A new
+    value holds for a model from its next start."""
     max_held: Annotated[int, Field(ge=1)] = 256
     """Requests that are held at once."""
     idle_release: Annotated[float, Field(ge=10)] = 900.0

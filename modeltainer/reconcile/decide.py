@@ -15,6 +15,7 @@ from modeltainer.reconcile.learn import STABLE_S, forgiven, gpu_seconds_today, l
 from modeltainer.reconcile.queue_estimates import AHEAD_S
 from modeltainer.reconcile.replica import Phase, Replica
 from modeltainer.reconcile.scale import Load, Pressure, scale
+from modeltainer.registry.days import day_of
 from modeltainer.registry.deployments import Deployment, History
 
 DEFAULT_LOAD_S = 300.0
@@ -102,6 +103,11 @@ def decide(
     actions: list[Action] = []
     changed: dict[str, History] = {}
     kept: dict[str, Pressure] = {}
+    shared_s = sum(
+        gpu_seconds_today(histories.get(model, History(model)), by_model.get(model, []), now_unix)
+        for model, one in deployments.items()
+        if one.on_demand
+    )
     for model in sorted({*deployments, *by_model}):
         mine = by_model.get(model, [])
         deployment = deployments.get(model)
@@ -111,7 +117,7 @@ def decide(
         history = learn(history, mine, now_unix)
         if deployment is None:
             actions += _undeclared(mine)
-            changed[model] = replace(history, wanted=0, note="")
+            changed[model] = replace(history, wanted=0, spent_day="", shared_spent_day="", note="")
             continue
         wanted, kept[model] = scale(
             deployment,
@@ -121,10 +127,10 @@ def decide(
             now,
             ready=sum(one.phase is Phase.READY for one in mine),
         )
-        if _budget_is_spent(deployment, history, mine, now_unix):
-            held, note = 0, "its GPU hours of today are used up; it goes on tomorrow (UTC)"
-        else:
-            held, note = wanted, ""
+        history = _budgeted(
+            deployment, history, gpu_seconds_today(history, mine, now_unix), shared_s, now_unix
+        )
+        held = 0 if history.note else wanted
         estimate = (queue_estimates or {}).get(model, 0.0)
         due = {one.launch_id for one in mine if is_due(one, history, estimate)}
         good = [
@@ -159,7 +165,7 @@ def decide(
                 found = [one for one in found if not isinstance(one, Submit)]
             actions += found
             waits = waits or waiting
-        changed[model] = replace(history, wanted=wanted, note=note or waits)
+        changed[model] = replace(history, wanted=wanted, note=history.note or waits)
     return Plan(tuple(actions), changed, kept)
 
 
@@ -335,10 +341,33 @@ def _ended(history: History, mine: Sequence[Replica]) -> list[Action]:
     return [Forget(one.launch_id) for one in ended if one.launch_id != kept]
 
 
-def _budget_is_spent(
-    deployment: Deployment, history: History, mine: Sequence[Replica], now_unix: float
-) -> bool:
-    if deployment.gpu_hours_per_day is None:
-        return False
-    used = gpu_seconds_today(history, mine, now_unix)
-    return used >= deployment.gpu_hours_per_day * 3600
+def _budgeted(
+    deployment: Deployment, history: History, own_s: float, shared_s: float, now_unix: float
+) -> History:
+    """With a note and the day where GPU hours are used up, without either where they are not.
+
+    Args:
+        own_s: GPU seconds of this model today.
+        shared_s: those of all models on demand.
+    """
+    today = day_of(now_unix)
+    spent = _is_spent(deployment.gpu_hours_per_day, own_s)
+    shared = _is_spent(deployment.shared_gpu_hours_per_day, shared_s)
+    note = ""
+    if spent:
+        note = "its GPU hours of today are used up; it goes on tomorrow (UTC)"
+    elif shared:
+        note = (
+            "today's GPU hours of all models started on demand are used up; it goes on tomorrow "
+            "(UTC)"
+        )
+    return replace(
+        history,
+        spent_day=today if spent else "",
+        shared_spent_day=today if shared else "",
+        note=note,
+    )
+
+
+def _is_spent(hours: float | None, used_s: float) -> bool:
+    return hours is not None and used_s >= hours * 3600

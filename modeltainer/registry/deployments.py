@@ -52,6 +52,11 @@ class Deployment:
     """Longest that streams (the 90th percentile) should wait for their first token."""
     gpu_hours_per_day: float | None = None
     """Beyond this nothing of it runs until the next day (UTC)."""
+    on_demand: bool = False
+    """A gateway has declared it, for a request."""
+    shared_gpu_hours_per_day: float | None = None
+    """When all models on demand have used so many together, nothing of it runs until the next day
+    (UTC)."""
     created_unix: float = 0.0
     """When it was last declared; failures before that are forgiven."""
     schema: int = DEPLOYMENT_SCHEMA
@@ -82,6 +87,10 @@ class History:
     """Launches whose end is accounted for already."""
     wanted: int = 0
     """Replicas that the last look found right."""
+    spent_day: str = ""
+    """The day (UTC) whose GPU hours it has used up, if any."""
+    shared_spent_day: str = ""
+    """The day (UTC) whose GPU hours all models on demand have used up, if any."""
     note: str = ""
     """What holds the reconciler back, in words."""
     schema: int = DEPLOYMENT_SCHEMA

@@ -19,7 +19,9 @@ from modeltainer.gateway.endpoint_set import EndpointSet
 from modeltainer.gateway.errors import GatewayError
 from modeltainer.gateway.log import JsonLog
 from modeltainer.gateway.settings import ColdStartSettings, GatewaySettings
+from modeltainer.reconcile.decide import decide
 from modeltainer.registry import deployments
+from modeltainer.registry.days import day_of
 from modeltainer.registry.deployments import Deployment
 from modeltainer.registry.layout import Layout
 from tests.engine.scripted import DONE, stream, token, whole
@@ -94,14 +96,15 @@ class Processes:
 
     LIMITS = ColdStartSettings(enabled=True, max_jobs=1, gpu_hours=2.5)
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **limits: Any) -> None:
+        self.limits = self.LIMITS.model_copy(update=limits)
         self.layout = Layout(folder / "registry")
         self.layout.create()
         self._log = JsonLog(folder / "log")
 
     def new(self) -> ColdStart:
         return ColdStart(
-            self.LIMITS, self.layout, EndpointSet(GatewaySettings(), self._log), self._log
+            self.limits, self.layout, EndpointSet(GatewaySettings(), self._log), self._log
         )
 
 
@@ -151,5 +154,58 @@ def test_a_model_that_was_refused_is_admitted_when_there_is_room(tmp_path: Path)
                 await process.admit("first")
         deployments.write_history(processes.layout, replace(busy, wanted=0))
         assert await process.admit("first")
+
+    asyncio.run(ask())
+
+
+def reconciled(processes: Processes, *, used_s: float) -> None:
+    """One look of the reconciler's, at models of which the first has used so much today."""
+    declared = deployments.read_all(processes.layout)
+    now = time.time()
+    known = {model: deployments.read_history(processes.layout, model) for model in declared}
+    known["first"] = replace(known["first"], gpu_seconds={day_of(now): used_s})
+    for history in decide(declared, [], known, now_unix=now).histories.values():
+        deployments.write_history(processes.layout, history)
+
+
+def test_the_gpu_hours_of_all_models_together_are_kept_to(tmp_path: Path) -> None:
+    processes = Processes(tmp_path, max_jobs=9, gpu_hours=None, total_gpu_hours=2.0)
+    deployments.declare(processes.layout, Deployment("kept", "", minimum=0))
+
+    async def ask() -> None:
+        assert await processes.new().admit("first")
+        reconciled(processes, used_s=7199.0)
+        assert await processes.new().admit("second")
+        reconciled(processes, used_s=7200.0)
+        for model in ("first", "second", "new"):
+            with pytest.raises(GatewayError, match="total_gpu_hours") as refused:
+                await processes.new().admit(model)
+            assert (refused.value.status, refused.value.code) == (503, "gpu_hours_used_up")
+            assert 0 < (refused.value.retry_after_s or 0) <= 86400
+        assert await processes.new().admit("kept")  # it has limits of its own
+        processes.limits = processes.LIMITS.model_copy(
+            update={"max_jobs": 9, "gpu_hours": None, "total_gpu_hours": 3.0}
+        )
+        assert await processes.new().admit("new")
+        assert await processes.new().admit("first")
+        reconciled(processes, used_s=7200.0)
+        assert not deployments.read_history(processes.layout, "first").note
+        assert await processes.new().admit("first")
+
+    asyncio.run(ask())
+
+
+def test_a_model_that_has_used_up_its_own_gpu_hours_says_so(tmp_path: Path) -> None:
+    processes = Processes(tmp_path, max_jobs=2)
+
+    async def ask() -> None:
+        assert await processes.new().admit("first")
+        reconciled(processes, used_s=9000.0)
+        with pytest.raises(GatewayError, match="first is not running, and its GPU hours"):
+            await processes.new().admit("first")
+        assert await processes.new().admit("second")
+        first = deployments.read_history(processes.layout, "first")
+        deployments.write_history(processes.layout, replace(first, spent_day="2020-01-01"))
+        assert await processes.new().admit("first")  # that was another day
 
     asyncio.run(ask())

@@ -14,6 +14,7 @@ from modeltainer.reconcile.decide import Cancel, Drain, Forget, Submit, backoff_
 from modeltainer.reconcile.learn import gpu_seconds_today, learn
 from modeltainer.reconcile.replica import Phase, Replica
 from modeltainer.reconcile.scale import Load
+from modeltainer.registry.days import day_of
 from modeltainer.registry.deployments import Deployment, History
 from modeltainer.registry.records import Cause
 from tests.reconcile.simulation import EPOCH, Simulation
@@ -245,6 +246,23 @@ def test_the_gpu_hours_of_a_day_are_kept_to() -> None:
         world.look()
         world.tick(10.0)
     assert world.count(Phase.READY) == 2  # a new day
+
+
+def test_the_gpu_hours_of_all_models_on_demand_are_kept_to() -> None:
+    declared = {
+        model: Deployment(model, "r", on_demand=True, shared_gpu_hours_per_day=2.0)
+        for model in ("a", "b")
+    }
+    declared["other"] = Deployment("other", "r")
+    today = day_of(EPOCH)
+    used = {model: History(model, gpu_seconds={today: 3600.0}, wanted=1) for model in declared}
+    plan = decide(declared, [], used, now_unix=EPOCH)
+    assert {one.model for one in plan.actions if isinstance(one, Submit)} == {"other"}
+    assert "all models started on demand" in plan.histories["a"].note
+    assert [plan.histories[model].shared_spent_day for model in declared] == [today, today, ""]
+    plan = decide(declared, [], plan.histories, now_unix=EPOCH + 86400)
+    assert {one.model for one in plan.actions if isinstance(one, Submit)} == set(declared)
+    assert plan.histories["a"].shared_spent_day == ""
 
 
 def test_scale_to_zero_and_back() -> None:
