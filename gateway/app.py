@@ -88,7 +88,7 @@ class Gateway:
             metrics=self.metrics,
             log=log,
             arrival=Arrival(self.endpoints, self._look_soon),
-            cold_start=ColdStart(settings.cold_start, layout, self.endpoints, log),
+            cold_start=ColdStart(settings.cold_start, layout, self.endpoints, self.standing, log),
             book=self.book,
             limiter=limiter or Limiter(),
             workers=1 if peers is None else peers.workers,

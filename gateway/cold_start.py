@@ -13,6 +13,7 @@ from modeltainer.gateway.endpoint_set import EndpointSet
 from modeltainer.gateway.errors import GatewayError
 from modeltainer.gateway.log import JsonLog
 from modeltainer.gateway.settings import ColdStartSettings
+from modeltainer.gateway.standing import Standing, starts_in
 from modeltainer.gateway.start_marks import StartMarks
 from modeltainer.registry import deployments
 from modeltainer.registry.days import day_end, day_of
@@ -24,10 +25,15 @@ class ColdStart:
     """Has one replica started however many ask, and holds their requests for a while."""
 
     def __init__(
-        self, settings: ColdStartSettings, layout: Layout, endpoints: EndpointSet, log: JsonLog
+        self,
+        settings: ColdStartSettings,
+        layout: Layout,
+        endpoints: EndpointSet,
+        standing: Standing,
+        log: JsonLog,
     ) -> None:
         self._settings, self._layout, self._log = settings, layout, log
-        self._endpoints = endpoints
+        self._endpoints, self._standing = endpoints, standing
         self._declaring = asyncio.Lock()
         self._held = 0
         self._marks = StartMarks(layout)
@@ -136,11 +142,22 @@ class ColdStart:
         others = {*marked, *declared} - kept - {model}
         return sum(name in marked or self._is_wanted(name) for name in others)
 
+    def _outlook(self, model: str) -> str:
+        """What is known by now of a model's start; nobody waits for the scheduler."""
+        self._standing.refresh()
+        left = starts_in(model, self._standing.known, time.time())
+        if left is None:
+            return "ping"
+        return f"waiting for {model}: starts in about {math.ceil(left)} s"
+
     async def hold(
-        self, model: str, ping: Callable[[], Awaitable[None]] | None = None, every_s: float = 0.0
+        self,
+        model: str,
+        ping: Callable[[str], Awaitable[None]] | None = None,
+        every_s: float = 0.0,
     ) -> bool:
         """Wait until something serves the model; False when it takes too long, or too many wait.
-        ``ping`` is called ``every_s`` seconds meanwhile."""
+        ``ping`` is called every ``every_s`` seconds meanwhile, with what is to be said."""
         if self._held >= self._settings.max_held:
             return False
         self._held += 1
@@ -153,7 +170,7 @@ class ColdStart:
                 if left <= 0:
                     return False
                 if ping is not None and now >= next_ping:
-                    await ping()
+                    await ping(self._outlook(model))
                     next_ping = now + every_s
                     continue  # it may have come up meanwhile
                 step = left if ping is None else min(left, next_ping - now)

@@ -126,14 +126,15 @@ class Exchange:
             prompt = min(self.prompt_estimate, reserved)
         return prompt + (self.meter.events if counted.completion is None else counted.completion)
 
-    async def ping(self) -> None:
-        """Tell a waiting client that its stream is alive; the first one is the answer's start."""
+    async def ping(self, comment: str = "ping") -> None:
+        """Tell a waiting client that its stream is alive; the first one is the answer's start.
+        ``comment`` is one line."""
         if not self.progress.started:
             self.progress.started = self.progress.is_stream = True
             self.progress.status = 200
             headers = stream_start(self.request_id, self.model)
             await self.send({"type": "http.response.start", "status": 200, "headers": headers})
         # No blank line: openai-python up to 2.37 takes one behind a comment for an empty event.
-        body = b": ping\n"
+        body = f": {comment}\n".encode("ascii", "replace")
         self.progress.sent_bytes += len(body)
         await self.send({"type": "http.response.body", "body": body, "more_body": True})

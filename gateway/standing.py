@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -15,6 +16,7 @@ ANSWER_WITHIN_S = 3.0
 """A controller that is slower than this does not hold the client's answer up."""
 
 _ON_THE_WAY = (State.LOADING, State.PULLING, State.STARTING, State.QUEUED, State.SUBMITTED)
+_WAITING = (State.QUEUED, State.SUBMITTED)
 
 
 class Standing:
@@ -91,8 +93,18 @@ def explain(model: str, rows: Sequence[Row], now_unix: float) -> tuple[str, int]
     return f"{model} is not running; start it with: mt-submit up {model}", 60
 
 
+def starts_in(model: str, rows: Sequence[Row], now_unix: float) -> float | None:
+    """Seconds until the first of a model's jobs is estimated to start; None where one has, or none
+    has an estimate."""
+    here = [row for row in rows if row.model == model and row.state in _ON_THE_WAY]
+    if any(row.state not in _WAITING for row in here):
+        return None
+    found = [row.start_estimate_unix for row in here if row.start_estimate_unix is not None]
+    return max(0.0, min(found) - now_unix) if found else None
+
+
 def _under_way(model: str, row: Row, now_unix: float) -> tuple[str, int]:
-    if row.state in (State.QUEUED, State.SUBMITTED):
+    if row.state in _WAITING:
         where = f" on partition {row.partition}" if row.partition else ""
         reason = f" ({row.reason})" if row.reason else ""
         verb = "queued" if row.state is State.QUEUED else "submitted"
@@ -100,7 +112,7 @@ def _under_way(model: str, row: Row, now_unix: float) -> tuple[str, int]:
         if row.start_estimate_unix is None:
             return message, 30
         left = max(0.0, row.start_estimate_unix - now_unix)
-        return f"{message}, estimated start in {_span(left)}", min(300, max(10, int(left / 2)))
+        return f"{message}, estimated start in {_span(left)}", min(300, max(10, math.ceil(left)))
     node = f" on {row.node}" if row.node else ""
     doing = {
         State.STARTING: "starting",

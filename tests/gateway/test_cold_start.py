@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -19,11 +20,14 @@ from modeltainer.gateway.endpoint_set import EndpointSet
 from modeltainer.gateway.errors import GatewayError
 from modeltainer.gateway.log import JsonLog
 from modeltainer.gateway.settings import ColdStartSettings, GatewaySettings
+from modeltainer.gateway.standing import Standing, starts_in
 from modeltainer.reconcile.decide import decide
 from modeltainer.registry import deployments
 from modeltainer.registry.days import day_of
 from modeltainer.registry.deployments import Deployment
 from modeltainer.registry.layout import Layout
+from modeltainer.registry.records import State
+from modeltainer.view import Row
 from tests.engine.scripted import DONE, stream, token, whole
 from tests.gateway.setup import World
 
@@ -69,6 +73,41 @@ def test_a_stream_that_is_held_is_pinged(world: World, config: Callable[[], Any]
         assert float(line.rpartition(" ")[2]) < 0.25  # the wait is not the gateway's own time
 
 
+def queued(state: State = State.QUEUED, **fields: Any) -> Row:
+    return Row("cold-r0-abcdef", "cold", 0, state, "slurm", **fields)
+
+
+def test_pings_say_when_the_model_is_estimated_to_start(
+    world: World, config: Callable[[], Any]
+) -> None:
+    world.rows = [queued(start_estimate_unix=time.time() + 100)]
+    cold = {"enabled": True, "wait": 10}
+    with world.serving(config, cold_start=cold, ping_interval=0.1):
+        pings, data, rest = held(world, True, 0.5).content.partition(b"data:")
+        *said, last = pings.split(b"\n")
+        assert last == b""
+        form = rb": ping|: waiting for cold: starts in about (100|9\d) s"
+        assert all(re.fullmatch(form, one) for one in said)
+        assert b"waiting" in said[-1]
+        assert data + rest == token("a") + DONE
+
+
+@pytest.mark.parametrize(
+    ("rows", "seconds"),
+    [
+        ([], None),
+        ([queued()], None),
+        ([queued(), queued(start_estimate_unix=30.0), queued(start_estimate_unix=25.0)], 15.0),
+        ([queued(start_estimate_unix=5.0)], 0.0),
+        ([queued(start_estimate_unix=30.0), queued(State.LOADING)], None),
+        ([queued(State.ENDED), queued(State.SUBMITTED, start_estimate_unix=30.0)], 20.0),
+        ([replace(queued(start_estimate_unix=30.0), model="other")], None),
+    ],
+)
+def test_when_a_model_is_estimated_to_start(rows: list[Row], seconds: float | None) -> None:
+    assert starts_in("cold", rows, now_unix=10.0) == seconds
+
+
 def test_an_answer_in_one_piece_is_not(world: World, config: Callable[[], Any]) -> None:
     cold = {"enabled": True, "wait": 10}
     with world.serving(config, cold_start=cold, ping_interval=0.1):
@@ -103,9 +142,8 @@ class Processes:
         self._log = JsonLog(folder / "log")
 
     def new(self) -> ColdStart:
-        return ColdStart(
-            self.limits, self.layout, EndpointSet(GatewaySettings(), self._log), self._log
-        )
+        endpoints = EndpointSet(GatewaySettings(), self._log)
+        return ColdStart(self.limits, self.layout, endpoints, Standing(list), self._log)
 
 
 FULL = "1 models that were started on demand are"

@@ -223,6 +223,18 @@ def test_known_but_not_up(world: World, tmp_path: Path, rows: list[Row], message
             assert world.client.get(f"/v1/models/{name}").json()["id"] == "org/other:b-1"
 
 
+@pytest.mark.parametrize(
+    ("left_s", "low", "high"), [(-5, 10, 10), (120, 90, 120), (9000, 300, 300)]
+)
+def test_retry_after_is_when_the_job_is_estimated_to_start(
+    world: World, tmp_path: Path, left_s: float, low: int, high: int
+) -> None:
+    file = config(tmp_path)
+    world.rows = [row(State.QUEUED, start_estimate_unix=time.time() + left_s)]
+    with world.serving(lambda: load(file, {})):
+        assert low <= int(world.chat("qwen").headers["retry-after"]) <= high
+
+
 def test_scheduler_that_fails_does_not_fail_the_answer(world: World, tmp_path: Path) -> None:
     file = config(tmp_path)
     with world.serving(lambda: load(file, {})):
