@@ -62,13 +62,13 @@ class Gateway:
 
         self.settings, self.layout, self.catalog, self.log = settings, layout, catalog, log
         self.started_unix = time.time()
-        self.endpoints = EndpointSet(settings, log)
+        self.metrics = Metrics()
+        self.endpoints = EndpointSet(settings, log, lambda model: self.metrics.gap.of(model).mean)
         self.standing = Standing(list_rows)
         self.authenticator = Authenticator(
             ring := KeyRing(layout), required=settings.auth == "keys", owner_token=owner_token
         )
         ring.refresh()
-        self.metrics = Metrics()
         self._peers = peers
         name = socket.gethostname() if peers is None else f"{socket.gethostname()}-{peers.worker}"
         self.accounting = Accounting(layout, self.metrics, log, name=name, write=settings.usage)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from modeltainer.gateway.body import Body
 from modeltainer.gateway.breaker import Breaker
 from modeltainer.gateway.identity import IdentityError, verify
 from modeltainer.gateway.log import JsonLog
@@ -20,6 +22,9 @@ from modeltainer.tls import pinned
 PROBE_PAUSES_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 """Between two looks at an endpoint that does not prove itself; the last one repeats."""
 PROBES_AT_ONCE = 32
+LONGEST_NEED_S = 3600.0
+"""Of one answer, as far as it matters where the job of its endpoint ends: most are far shorter than
+their request lets them be."""
 LONGEST_REST_S = 30.0
 """An endpoint that asks to be left alone for longer is asked again nevertheless."""
 
@@ -57,8 +62,14 @@ class LiveEndpoint:
 class EndpointSet:
     """Follows snapshots of the registry; routes only to endpoints that have proven themselves."""
 
-    def __init__(self, settings: GatewaySettings, log: JsonLog) -> None:
-        self._settings, self._log = settings, log
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        log: JsonLog,
+        token_s: Callable[[str], float] = lambda model: 0.0,
+    ) -> None:
+        """``token_s``: seconds that a model was seen to take for a token; 0 when not known."""
+        self._settings, self._log, self._token_s = settings, log, token_s
         self._live: dict[str, LiveEndpoint] = {}
         self._leaving: list[LiveEndpoint] = []
         """Retired, with requests under way."""
@@ -69,6 +80,8 @@ class EndpointSet:
         self._models: Mapping[str, tuple[str, ...]] = {}
         self._splits: Mapping[str, Mapping[str, int]] = {}
         self._probing = asyncio.Semaphore(PROBES_AT_ONCE)
+        self._first_end_unix = math.inf
+        """When the first job of those in the table ends."""
         self.snapshot: Snapshot | None = None
         self.read_at = 0.0
         """When the registry was last read (the loop's clock)."""
@@ -122,7 +135,7 @@ class EndpointSet:
         self._leaving = [one for one in (*self._leaving, live) if one.outstanding]
 
     def pick(
-        self, model: str, failed: set[str], affinity: bytes | None = None
+        self, model: str, failed: set[str], body: Body, affinity: bytes | None = None
     ) -> LiveEndpoint | None:
         """The endpoint for one more attempt; None when there is none left."""
         left = [one for one in self._open(model) if one.key not in failed]
@@ -131,7 +144,7 @@ class EndpointSet:
         else:
             if self._resting:
                 left = [one for one in left if not self._rests(one)] or left
-            candidates = lasting(left, time.time() + self._settings.walltime_reserve)
+            candidates = self._lasting(left, model, body)
             target = choose(
                 candidates,
                 outstanding={one.key: self._live[one.key].outstanding for one in candidates},
@@ -143,6 +156,16 @@ class EndpointSet:
         self._turn += 1
         self._turns[target.key] = self._turn
         return self._live[target.key]
+
+    def _lasting(self, left: Sequence[Target], model: str, body: Body) -> Sequence[Target]:
+        """Those whose jobs last for long enough, as far as there are such."""
+        now, reserve_s = time.time(), self._settings.walltime_reserve
+        found = lasting(left, now + reserve_s)
+        if now + LONGEST_NEED_S > self._first_end_unix:
+            need_s = min(body.max_tokens * self._token_s(model), LONGEST_NEED_S)
+            if need_s > reserve_s:
+                return lasting(found, now + need_s)
+        return found
 
     def has_other(self, model: str, failed: set[str]) -> bool:
         """Whether :meth:`pick` would find one that has not asked to be left alone."""
@@ -218,6 +241,8 @@ class EndpointSet:
     def _rebuild(self) -> None:
         proven = [live.target for live in self.all if live.verified]
         self.table = table(proven, self._models, self._splits)
+        ends = [one.ends_unix for one in proven if one.ends_unix is not None]
+        self._first_end_unix = min(ends, default=math.inf)
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
 

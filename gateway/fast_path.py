@@ -141,7 +141,7 @@ class FastPath:
             if body is None:
                 return None
             model = proxy.admission.model(exchange, head.key, body)
-            live = self._endpoints.pick(model, exchange.tried, exchange.affinity)
+            live = self._endpoints.pick(model, exchange.tried, body, exchange.affinity)
             if live is None:
                 return None
             proxy.admission.reserve(exchange, head.key, body)

@@ -112,6 +112,11 @@ class Distribution:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
+    @property
+    def mean(self) -> float:
+        """Of all values; 0 when there is none."""
+        return self.total / max(1, sum(self.counts))
+
     def observe(self, value: float) -> None:
         """Count one value."""
         self.counts[bisect_left(self._bounds, value)] += 1

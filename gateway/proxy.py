@@ -381,7 +381,7 @@ class Proxy:
                 )
                 if not may_retry(failure) or exchange.attempts == MAX_ATTEMPTS:
                     break
-            live = self._endpoints.pick(model, exchange.tried, exchange.affinity)
+            live = self._endpoints.pick(model, exchange.tried, body, exchange.affinity)
             if live is None:
                 break
             failure = await self._attempt(exchange, live, body)

@@ -229,6 +229,33 @@ def test_a_job_about_to_end_gets_requests_only_if_there_is_no_other(world: World
         assert len(lasting_one.engine.requests) == 6
 
 
+def test_a_long_answer_goes_to_a_job_that_lasts_for_it(world: World) -> None:
+    now = time.time()
+    soon, later = world.launch(ends_unix=now + 300), world.launch(ends_unix=now + 1500)
+    with world.serving(walltime_reserve=60):
+
+        def went(asked: dict[str, Any]) -> tuple[int, int]:
+            before = len(soon.engine.requests), len(later.engine.requests)
+            for _ in range(6):
+                assert world.chat(**asked).status_code == 200
+            return len(soon.engine.requests) - before[0], len(later.engine.requests) - before[1]
+
+        assert went({"max_tokens": 20_000}) == (3, 3)  # nothing is known of the model's pace
+        world.loop.call_soon_threadsafe(world.gateway.metrics.gap.of("m").observe, 0.05)
+        world.until(lambda: world.gateway.metrics.gap.of("m").mean > 0)
+        assert went({"max_tokens": 20_000}) == (0, 6)  # 1,000 s
+        assert went({"max_completion_tokens": 20_000}) == (0, 6)
+        assert went({"max_tokens": 2_000}) == (3, 3)
+        assert went({}) == (3, 3)
+        assert went({"max_tokens": 10**9}) == (3, 3)  # none lasts for that
+        later.writer.write(ends_unix=now + 30)
+        endpoints = world.gateway.endpoints
+        world.until(
+            lambda: any(one.ends_unix == now + 30 for one in endpoints.table.candidates("m"))
+        )
+        assert went({"max_tokens": 20_000}) == (6, 0)  # neither does, but one may
+
+
 @pytest.mark.parametrize(
     ("splits", "says"),
     [
