@@ -75,7 +75,7 @@ class Admission:
         """Reserve what a request may need of its key's limits.
 
         Raises:
-            GatewayError: 429: it has no more.
+            GatewayError: 429: it has no more; 503: there is no room to count it.
         """
         now = time.monotonic()
         limits = self._limiter.of(key, now)
@@ -86,6 +86,14 @@ class Admission:
         found = limits.reserve(exchange.prompt_estimate + body.max_tokens, now)
         if isinstance(found, Refusal):
             exchange.refused_by = found.limit
+            if found.limit == "keys":
+                raise GatewayError(
+                    503,
+                    f"the gateway counts the limits of {found.allowed} keys, and no more at once; "
+                    "try again later",
+                    "gateway_busy",
+                    retry_after_s=max(1, math.ceil(found.retry_after_s)),
+                )
             unit = "at once" if found.limit == "concurrent" else "a minute"
             what = "tokens" if found.limit == "tokens" else "requests"
             raise GatewayError(

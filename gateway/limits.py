@@ -21,7 +21,7 @@ class Refusal:
     """Which limit a request is over."""
 
     limit: str
-    """``requests``, ``tokens`` or ``concurrent``."""
+    """``requests``, ``tokens`` or ``concurrent``; ``keys``: there is no room to count its key's."""
     allowed: int
     retry_after_s: float
 
@@ -116,6 +116,11 @@ class KeyLimits:
             self._requests.state = found.requests, found.requests_at
         if self._tokens is not None:
             self._tokens.state = found.tokens, found.tokens_at
+
+    def is_full(self, now: float) -> bool:
+        """Whether all buckets are full."""
+        found = (self._requests, self._tokens)
+        return all(one is None or one.wait_s(one.per_minute, now) == 0 for one in found)
 
     def reserve(self, tokens: int, now: float) -> Reservation | Refusal:
         """Let a request in that may need up to ``tokens``, or say why not.

@@ -1,8 +1,8 @@
 """Keys' limits whose state several workers share, exactly: memory that all of them map.
 
-Each key has a record of fixed size: its buckets, and how many requests each worker has under way
-for it. A worker locks the record (fcntl(2), a lock that the kernel takes back from a process that
-dies), reads it, decides as :mod:`.limits` does, and writes it.
+Each key has a record of fixed size: its limits, its buckets, and how many requests each worker has
+under way for it. A worker locks the record (fcntl(2), a lock that the kernel takes back from a
+process that dies), reads it, decides as :mod:`.limits` does, and writes it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from modeltainer.gateway.limits import (
     AnyLimiter,
     KeyLimits,
     Levels,
-    Limiter,
     Limits,
     Refusal,
     Reservation,
@@ -28,8 +27,12 @@ from modeltainer.gateway.settings import MAX_WORKERS
 from modeltainer.registry.keys import KeyRecord
 
 KEYS = 4096
-"""Keys with limits that one gateway can hold; those beyond have limits of each worker."""
-_HEAD = struct.Struct("=16s4d")
+"""Keys whose limits can be counted at once. One that has used nothing for a minute, and has nothing
+under way, makes room for another; while there is none that does, a further one is refused."""
+SEEK_EVERY_S = 1.0
+"""Between two looks for a key that makes room, where there was none."""
+_NOBODY = bytes(16)
+_HEAD = struct.Struct("=16s2q4d")
 _COUNTS = struct.Struct(f"={MAX_WORKERS}i")
 _RECORD = _HEAD.size + _COUNTS.size
 _BYTES = KEYS * _RECORD
@@ -58,74 +61,128 @@ def forget_worker(descriptor: int, worker: int) -> None:
 class SharedLimiter(AnyLimiter):
     """One worker's view of the limits of all keys."""
 
-    def __init__(self, descriptor: int, worker: int) -> None:
-        """``worker``: its number, below :data:`MAX_WORKERS`."""
-        self._descriptor, self._worker = descriptor, worker
+    def __init__(
+        self, descriptor: int, worker: int, full: Callable[[], None] = lambda: None
+    ) -> None:
+        """
+        Args:
+            worker: its number, below :data:`MAX_WORKERS`.
+            full: called, once a minute at most, when a key finds no place.
+        """
+        self._descriptor, self._worker, self._full = descriptor, worker, full
         self._memory = mmap.mmap(descriptor, _BYTES)
-        self._known: dict[str, Limits] = {}
-        self._beyond = Limiter()
+        self._known: dict[str, SharedKeyLimits] = {}
+        self._told_at = self._sought_at = float("-inf")
 
     def of(self, key: KeyRecord, now: float) -> Limits | None:
         if not key.limited:
             return None
         found = self._known.get(key.id)
         if found is None:
-            found = self._known[key.id] = self._find(key, now)
+            found = SharedKeyLimits(key, self._memory, self._descriptor, self._place, self._worker)
+            self._known[key.id] = found
         return found
 
-    def _find(self, key: KeyRecord, now: float) -> Limits:
-        name = key.id.encode()[:16].ljust(16, b"\0")
+    def _place(self, key: KeyRecord, now: float) -> int | None:
+        """Where a key's record is, made if need be; None when all places are taken."""
+        name = _name(key)
         first = zlib.crc32(name) % KEYS
-        for step in range(KEYS):
-            at = (first + step) % KEYS * _RECORD
-            with _locked(self._descriptor, at):
-                there = _HEAD.unpack_from(self._memory, at)[0]
-                if there == bytes(16):
-                    _HEAD.pack_into(self._memory, at, name, *KeyLimits(key, now).levels)
-                    there = name
-            if there == name:
-                return SharedKeyLimits(key, self._memory, self._descriptor, at, self._worker)
-        beyond = self._beyond.of(key, now)
-        assert beyond is not None
-        return beyond
+        places = [(first + step) % KEYS * _RECORD for step in range(KEYS)]
+        # Names change under this lock only, so that no key has two places.
+        with _locked(self._descriptor, _BYTES, 1):
+            for at in places:
+                there = self._memory[at : at + len(name)]
+                if there == name:
+                    return at
+                if there == _NOBODY:
+                    self._take(at, key, now)
+                    return at
+            # It takes long, and most of those who are refused ask again at once.
+            if now - self._sought_at >= SEEK_EVERY_S:
+                self._sought_at = now
+                for at in places:
+                    if self._take(at, key, now):
+                        return at
+        if now - self._told_at >= 60:
+            self._told_at = now
+            self._full()
+        return None
+
+    def _take(self, at: int, key: KeyRecord, now: float) -> bool:
+        """Put a key's record in a place where there is none, or one that tells nothing: nothing is
+        under way for its key, which has as much left as a new one."""
+        with _locked(self._descriptor, at):
+            there, rpm, tpm, *levels = _HEAD.unpack_from(self._memory, at)
+            if there != _NOBODY:
+                known = KeyLimits(KeyRecord("", "", "", rpm=rpm, tpm=tpm), now)
+                known.levels = Levels(*levels)
+                running = any(_COUNTS.unpack_from(self._memory, at + _HEAD.size))
+                if running or not known.is_full(now):
+                    return False
+            new = KeyLimits(key, now).levels
+            _HEAD.pack_into(self._memory, at, _name(key), key.rpm or 0, key.tpm or 0, *new)
+            return True
 
 
 class SharedKeyLimits(Limits):
     """One key's limits, in the shared memory."""
 
     def __init__(
-        self, key: KeyRecord, memory: mmap.mmap, descriptor: int, at: int, worker: int
+        self,
+        key: KeyRecord,
+        memory: mmap.mmap,
+        descriptor: int,
+        place: Callable[[KeyRecord, float], int | None],
+        worker: int,
     ) -> None:
+        """``place``: finds the key's record, and makes it; None: there is no room."""
         self._key, self._memory, self._descriptor = key, memory, descriptor
-        self._at, self._worker = at, worker
+        self._place, self._worker = place, worker
+        self._name = _name(key)
+        self._at: int | None = None
 
     def reserve(self, tokens: int, now: float) -> Reservation | Refusal:
-        with self._state(now) as limits:
-            return limits.reserve(tokens, now)
+        while True:
+            if self._at is not None:
+                with contextlib.suppress(_MovedError), self._state(self._at, now) as limits:
+                    return limits.reserve(tokens, now)
+            self._at = self._place(self._key, now)
+            if self._at is None:
+                return Refusal("keys", KEYS, SEEK_EVERY_S)
 
     def settle(self, reservation: Reservation, tokens: int, now: float) -> None:
-        with self._state(now) as limits:
+        assert self._at is not None
+        with self._state(self._at, now) as limits:  # nobody takes its place while it is under way
             limits.settle(reservation, tokens, now)
 
     @contextlib.contextmanager
-    def _state(self, now: float) -> Iterator[KeyLimits]:
-        at = self._at
+    def _state(self, at: int, now: float) -> Iterator[KeyLimits]:
         with _locked(self._descriptor, at):
-            name, *levels = _HEAD.unpack_from(self._memory, at)
+            name, rpm, tpm, *levels = _HEAD.unpack_from(self._memory, at)
+            if name != self._name:
+                raise _MovedError
             counts = list(_COUNTS.unpack_from(self._memory, at + _HEAD.size))
             limits = KeyLimits(self._key, now)
             limits.levels = Levels(*levels)
             limits.running = before = sum(counts)
             yield limits
             counts[self._worker] += limits.running - before
-            _HEAD.pack_into(self._memory, at, name, *limits.levels)
+            _HEAD.pack_into(self._memory, at, name, rpm, tpm, *limits.levels)
             _COUNTS.pack_into(self._memory, at + _HEAD.size, *counts)
 
 
+class _MovedError(Exception):
+    """The record that was there has made room for another key's."""
+
+
+def _name(key: KeyRecord) -> bytes:
+    return key.id.encode()[:16].ljust(16, b"\0")
+
+
 @contextlib.contextmanager
-def _locked(descriptor: int, at: int) -> Iterator[None]:
-    fcntl.lockf(descriptor, fcntl.LOCK_EX, _RECORD, at)
+def _locked(descriptor: int, at: int, length: int = _RECORD) -> Iterator[None]:
+    fcntl.lockf(descriptor, fcntl.LOCK_EX, length, at)
     try:
         yield
     finally:
-        fcntl.lockf(descriptor, fcntl.LOCK_UN, _RECORD, at)
+        fcntl.lockf(descriptor, fcntl.LOCK_UN, length, at)

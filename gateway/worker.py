@@ -48,21 +48,26 @@ def main() -> int:
     from modeltainer.gateway.peers import Peers
     from modeltainer.gateway.serve import gateway_of, run
     from modeltainer.gateway.settings import GatewaySettings
-    from modeltainer.gateway.shared_limits import SharedLimiter
+    from modeltainer.gateway.shared_limits import KEYS, SharedLimiter
     from modeltainer.registry.layout import Layout
 
     start = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerStart)
     core_files.forbid()
     settings = GatewaySettings.model_validate_json(start.settings)
     log_file = Path(start.log_file) if start.log_file else None
+    log = JsonLog(log_file, max_bytes=settings.log_max_bytes, kept=settings.log_kept)
+
+    def full() -> None:
+        log.warning("limits_full", keys=KEYS)
+
     gateway = gateway_of(
         settings,
         Layout(Path(start.root)),
         Path(start.config_file) if start.config_file else None,
-        JsonLog(log_file, max_bytes=settings.log_max_bytes, kept=settings.log_kept),
+        log,
         start.owner_token,
         peers=Peers(Path(start.folder), start.number, start.workers),
-        limiter=SharedLimiter(start.limits, start.number),
+        limiter=SharedLimiter(start.limits, start.number, full),
     )
 
     def announce() -> None:

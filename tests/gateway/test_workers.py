@@ -284,7 +284,7 @@ def test_shared_limits_are_those_of_one_worker(
         found = [SharedLimiter(descriptor, worker).of(LIMITED, 0.0) for worker in range(3)]
         shared: list[Limits] = [limits for limits in found if limits is not None]
         assert len(shared) == 3
-        running: list[Reservation] = []
+        running: list[tuple[int, Reservation]] = []
         now = 0.0
         for worker, what, tokens, passed in steps:
             now += passed
@@ -292,11 +292,11 @@ def test_shared_limits_are_those_of_one_worker(
                 expected, answer = one.reserve(tokens, now), shared[worker].reserve(tokens, now)
                 assert answer == expected
                 if isinstance(expected, Reservation):
-                    running.append(expected)
+                    running.append((worker, expected))
             elif running:
-                reservation = running.pop()
+                its_worker, reservation = running.pop()
                 one.settle(reservation, tokens, now)
-                shared[worker].settle(reservation, tokens, now)
+                shared[its_worker].settle(reservation, tokens, now)
     finally:
         os.close(descriptor)
 
@@ -315,16 +315,108 @@ def test_a_dead_workers_requests_are_over() -> None:
     os.close(descriptor)
 
 
+def guest(number: int, **limits: int) -> KeyRecord:
+    return KeyRecord(f"k{number}", "k", "", **limits)  # type: ignore[arg-type]
+
+
 def test_more_keys_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None gets more than it may, and who is refused gets in when there is room."""
     monkeypatch.setattr(shared_limits, "KEYS", 2)
     descriptor = shared_limits.create()
-    limiter = SharedLimiter(descriptor, 0)
-    for number in range(3):
-        limits = limiter.of(KeyRecord(f"k{number}", "k", "", concurrent=1), 0.0)
+    told: list[str] = []
+    workers = [SharedLimiter(descriptor, number, lambda: told.append("full")) for number in (0, 1)]
+
+    def ask(worker: int, key: KeyRecord, now: float) -> Reservation | Refusal:
+        limits = workers[worker].of(key, now)
         assert limits is not None
-        assert isinstance(limits.reserve(0, 0.0), Reservation)
-        assert isinstance(limits.reserve(0, 0.0), Refusal)
-    assert limiter.of(KeyRecord("free", "free", ""), 0.0) is None
+        return limits.reserve(0, now)
+
+    busy, spent, third = guest(0, concurrent=1), guest(1, rpm=1), guest(2, rpm=1)
+    first = ask(0, busy, 0.0)
+    assert isinstance(first, Reservation)
+    once = ask(0, spent, 0.0)
+    assert isinstance(once, Reservation)
+    limits = workers[0].of(spent, 0.0)
+    assert limits is not None
+    limits.settle(once, 0, 0.0)
+    for now in (0.0, 0.5, 59.0):
+        for worker in (0, 1):
+            refused = ask(worker, third, now)
+            assert isinstance(refused, Refusal)
+            assert (refused.limit, refused.allowed) == ("keys", 2)
+    assert told == ["full", "full"]  # once a minute, by each
+    assert isinstance(ask(1, third, 61.0), Reservation)  # in the place of the one that is idle
+    assert isinstance(ask(0, third, 61.0), Refusal)
+    assert isinstance(ask(0, spent, 62.0), Refusal)  # its place is another's now
+    limits = workers[0].of(busy, 62.0)
+    assert limits is not None
+    assert isinstance(ask(1, busy, 62.0), Refusal)  # it kept its own
+    limits.settle(first, 0, 62.0)
+    assert isinstance(ask(0, spent, 64.0), Reservation)
+    assert isinstance(ask(1, spent, 64.0), Refusal)
+    assert workers[0].of(KeyRecord("free", "free", ""), 0.0) is None
+    os.close(descriptor)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 1),  # which worker
+            st.integers(0, 4),  # which key
+            st.sampled_from(["reserve", "settle"]),
+            st.floats(0, 30),  # seconds since the last step
+        ),
+        max_size=60,
+    )
+)
+def test_keys_that_make_room_lose_nothing(steps: Sequence[tuple[int, int, str, float]]) -> None:
+    """Five keys in three places: each gets what it would get alone, or is told to wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared_limits, "KEYS", 3)
+        descriptor = shared_limits.create()
+        workers = [SharedLimiter(descriptor, number) for number in (0, 1)]
+        keys = [guest(number, rpm=6, tpm=600, concurrent=3) for number in range(5)]
+        alone = [KeyLimits(key, 0.0) for key in keys]
+        running: list[tuple[int, int, Reservation]] = []
+        now = 0.0
+        for worker, number, what, passed in steps:
+            now += passed
+            limits = workers[worker].of(keys[number], now)
+            assert limits is not None
+            if what == "reserve":
+                answer = limits.reserve(100, now)
+                if isinstance(answer, Refusal) and answer.limit == "keys":
+                    continue
+                assert answer == alone[number].reserve(100, now)
+                if isinstance(answer, Reservation):
+                    running.append((worker, number, answer))
+            elif running:
+                its_worker, its_number, reservation = running.pop()
+                its_limits = workers[its_worker].of(keys[its_number], now)
+                assert its_limits is not None
+                its_limits.settle(reservation, 150, now)
+                alone[its_number].settle(reservation, 150, now)
+        os.close(descriptor)
+
+
+def test_who_finds_no_room_is_told_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_limits, "KEYS", 1)
+    world.launch()
+    guests = [keys.create(world.layout, f"guest{n}", rpm=9)[1] for n in range(2)]
+    descriptor = shared_limits.create()
+    with world.serving():
+        world.gateway.proxy.admission._limiter = SharedLimiter(descriptor, 0)
+        asked = [
+            world.client.post(
+                "/v1/completions", json={"model": "m"}, headers={"authorization": f"Bearer {one}"}
+            )
+            for one in guests
+        ]
+        assert [one.status_code for one in asked] == [200, 503]
+        error = asked[1].json()["error"]
+        assert (error["code"], asked[1].headers["retry-after"]) == ("gateway_busy", "1")
+        assert error["message"].startswith("the gateway counts the limits of 1 keys")
+        assert 'limited_total{limit="keys"} 1' in world.client.get("/metrics").text
     os.close(descriptor)
 
 
