@@ -51,7 +51,9 @@ class Accounting:
             metrics.first_token.of(route, model).observe(exchange.first_byte_s)
         meter = exchange.meter
         prompt = completion = None
-        if meter is not None:
+        if not exchange.route.uses_tokens:
+            prompt = completion = 0
+        elif meter is not None:
             prompt, completion = meter.tokens.prompt, meter.tokens.completion
             if prompt:
                 metrics.tokens.add(model, "prompt", amount=prompt)

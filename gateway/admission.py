@@ -83,7 +83,8 @@ class Admission:
             return
         if exchange.route.form == "json":
             exchange.prompt_estimate = body.prompt_bytes // BYTES_PER_TOKEN
-        found = limits.reserve(exchange.prompt_estimate + body.max_tokens, now)
+        wanted = exchange.prompt_estimate + body.max_tokens if exchange.route.uses_tokens else None
+        found = limits.reserve(wanted, now)
         if isinstance(found, Refusal):
             exchange.refused_by = found.limit
             if found.limit == "keys":

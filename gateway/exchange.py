@@ -116,8 +116,8 @@ class Exchange:
     def tokens_used(self) -> int:
         """Tokens to charge: the engine's count; for what broke off before it, the events that have
         passed and the guess at the prompt, of which no more than was reserved (a wrong guess would
-        lock the key for hours); nothing for what no engine has answered."""
-        if self.meter is None or self.progress.status >= 400:
+        lock the key for hours); nothing for what no engine has answered, or no model."""
+        if self.meter is None or self.progress.status >= 400 or not self.route.uses_tokens:
             return 0
         counted = self.meter.tokens
         prompt = counted.prompt

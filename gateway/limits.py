@@ -75,8 +75,8 @@ class Bucket:
 class Limits(Protocol):
     """One key's limits, wherever their state is."""
 
-    def reserve(self, tokens: int, now: float) -> Reservation | Refusal:
-        """Let a request in that may need up to ``tokens``, or say why not."""
+    def reserve(self, tokens: int | None, now: float) -> Reservation | Refusal:
+        """Let a request in that may need up to ``tokens`` (None: it uses none), or say why not."""
         ...
 
     def settle(self, reservation: Reservation, tokens: int, now: float) -> None:
@@ -122,8 +122,8 @@ class KeyLimits:
         found = (self._requests, self._tokens)
         return all(one is None or one.wait_s(one.per_minute, now) == 0 for one in found)
 
-    def reserve(self, tokens: int, now: float) -> Reservation | Refusal:
-        """Let a request in that may need up to ``tokens``, or say why not.
+    def reserve(self, tokens: int | None, now: float) -> Reservation | Refusal:
+        """Let a request in that may need up to ``tokens`` (None: it uses none), or say why not.
 
         One that may need more than a minute's worth has to wait for a full bucket.
         """
@@ -132,7 +132,7 @@ class KeyLimits:
         if self._requests is not None and (wait := self._requests.wait_s(1, now)) > 0:
             return Refusal("requests", self._requests.per_minute, wait)
         wanted = 0
-        if self._tokens is not None:
+        if self._tokens is not None and tokens is not None:
             wanted = min(tokens, self._tokens.per_minute)
             if (wait := self._tokens.wait_s(wanted, now)) > 0:
                 return Refusal("tokens", self._tokens.per_minute, wait)

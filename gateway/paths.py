@@ -23,6 +23,8 @@ class Route:
     family: Family = Family.OPENAI
     form: Literal["json", "multipart"] = "json"
     """How the request names its model."""
+    uses_tokens: bool = True
+    """The model works on it; without, its tokens are looked at only."""
 
 
 PROXIED: Mapping[str, Route] = {
@@ -33,14 +35,14 @@ PROXIED: Mapping[str, Route] = {
         Route("/v1/embeddings", "embeddings"),
         Route("/v1/responses", "responses", Family.RESPONSES),
         Route("/v1/messages", "messages", Family.ANTHROPIC),
-        Route("/v1/messages/count_tokens", "count_tokens", Family.ANTHROPIC),
+        Route("/v1/messages/count_tokens", "count_tokens", Family.ANTHROPIC, uses_tokens=False),
         Route("/v1/rerank", "rerank"),
         Route("/v2/rerank", "rerank"),
         Route("/rerank", "rerank"),
         Route("/v1/score", "score"),
         Route("/score", "score"),
-        Route("/tokenize", "tokenize"),
-        Route("/detokenize", "detokenize"),
+        Route("/tokenize", "tokenize", uses_tokens=False),
+        Route("/detokenize", "detokenize", uses_tokens=False),
         Route("/v1/audio/transcriptions", "transcriptions", form="multipart"),
         Route("/v1/audio/translations", "translations", form="multipart"),
     )

@@ -141,7 +141,7 @@ class SharedKeyLimits(Limits):
         self._name = _name(key)
         self._at: int | None = None
 
-    def reserve(self, tokens: int, now: float) -> Reservation | Refusal:
+    def reserve(self, tokens: int | None, now: float) -> Reservation | Refusal:
         while True:
             if self._at is not None:
                 with contextlib.suppress(_MovedError), self._state(self._at, now) as limits:

@@ -115,6 +115,22 @@ def test_streams_that_break_off_are_counted_as_such(world: World, leaves: bool) 
     assert (total.requests, total.uncounted, total.uncounted_events) == (1, 1, 2)
 
 
+@pytest.mark.parametrize("path", ["/tokenize", "/detokenize", "/v1/messages/count_tokens"])
+def test_what_only_looks_at_tokens_is_counted_as_none(world: World, path: str) -> None:
+    engine = world.launch().engine
+    with world.serving():
+        for answer in ({"tokens": [1, 2]}, {"usage": COUNTS}):
+            engine.answer = whole(answer)
+            assert world.client.post(path, json={"model": "m", "prompt": "x"}).json() == answer
+        engine.answer = whole({"error": {"message": "no"}}, "400 Bad")
+        assert world.client.post(path, json={"model": "m"}).status_code == 400
+        records = flushed(world)
+        assert [(one.prompt_tokens, one.completion_tokens) for one in records] == [(0, 0)] * 3
+        assert "uncounted_total{" not in world.client.get("/metrics").text
+    total = usage.totals(records, "model")["m"]
+    assert (total.requests, total.uncounted) == (3, 0)
+
+
 def test_sums(world: World) -> None:
     records = [
         usage.UsageRecord(86_400.0 * day, f"k{day % 2}", "n", model, "chat", 200, 1.0, 5, 2)
