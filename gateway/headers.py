@@ -82,9 +82,10 @@ class Fields:
         """
         if self.given_trace is not None:
             return self.given_trace
-        # Names for a log, not secrets; neither of the two may be all zeros.
+        # Names for a log, not secrets; neither of the two may be all zeros. Nobody has recorded the
+        # request, which is what the last digits would say otherwise.
         digits = f"{random.getrandbits(192) | 1 << 64 | 1:048x}"
-        return f"00-{digits[:32]}-{digits[32:]}-01"
+        return f"00-{digits[:32]}-{digits[32:]}-00"
 
 
 def look_at(headers: Headers) -> Fields:

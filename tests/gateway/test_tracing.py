@@ -97,6 +97,25 @@ def test_a_span_is_the_clients_child_and_the_engines_parent(
     assert collector.services == {"modeltainer-gateway"}
 
 
+@pytest.mark.parametrize(("sampler", "sampled"), [(None, 0), ("always_on", 1), ("always_off", 0)])
+def test_a_new_trace_is_marked_as_sampled_only_if_it_is(
+    world: World,
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+    sampler: str | None,
+    sampled: int,
+) -> None:
+    if sampler is not None:
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+    engine = world.launch().engine
+    with world.serving(tracing=sampler is not None):
+        assert world.chat().status_code == 200
+    sent = engine.requests[0].header("traceparent")
+    assert sent is not None
+    assert int(sent.rpartition("-")[2], 16) & 1 == sampled
+    assert len(collector.spans) == sampled
+
+
 def test_failures_are_marked_and_what_is_left_is_sent_at_the_end(
     world: World, collector: Collector
 ) -> None:

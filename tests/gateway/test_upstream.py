@@ -65,7 +65,7 @@ def test_headers_both_ways(world: World) -> None:
         )
         request = launched.engine.requests[0]
         sent = {name.lower(): value for name, value in request.headers}
-        assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", sent.pop("traceparent"))
+        assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-00", sent.pop("traceparent"))
         assert sent == {
             "host": f"127.0.0.1:{launched.engine.port}",
             "authorization": f"Bearer {launched.secret.key}",
