@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,8 @@ from modeltainer.gateway.upstream import (
 )
 from tests.engine.scripted import (
     DONE,
+    END,
+    STREAM_HEAD,
     Answer,
     Close,
     Gate,
@@ -32,6 +35,7 @@ from tests.engine.scripted import (
     ScriptedEngine,
     Send,
     Step,
+    piece,
     stream,
     token,
     whole,
@@ -118,6 +122,34 @@ def test_compressed_answer_stays_consistent(world: World) -> None:
         response = world.chat()
         assert response.json() == {"a": 1}
         assert int(response.headers["content-length"]) == len(data)
+
+
+def test_compressed_stream_passes_as_it_is(world: World) -> None:
+    data = gzip.compress(token("a") * 100 + DONE, mtime=0)
+    head = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\ncontent-encoding: gzip\r\n\r\n")
+    whole_one: list[Step] = [Send(head), piece(data[:12]), Pause(0.05), piece(data[12:])]
+    engine = world.launch().engine
+    with world.serving():
+        asked = {"model": "m", "stream": True}
+        for steps in (
+            [*whole_one, END],
+            whole(data, headers="content-encoding: gzip\r\n", kind="text/event-stream"),
+        ):
+            engine.answer = steps
+            with world.client.stream("POST", "/v1/completions", json=asked) as response:
+                assert response.status_code == 200
+                assert response.headers["content-encoding"] == "gzip"
+                assert b"".join(response.iter_raw()) == data
+        world.settled()
+        text = world.client.get("/metrics").text
+        assert 'modeltainer_gateway_uncounted_total{model="m"} 2' in text
+        engine.answer = [*whole_one, Close()]
+        with (
+            pytest.raises(httpx.RemoteProtocolError),  # there are no words for it in gzip
+            world.client.stream("POST", "/v1/completions", json=asked) as response,
+        ):
+            list(response.iter_raw())
+        world.settled()
 
 
 def test_connections_are_reused(world: World) -> None:
