@@ -102,10 +102,14 @@ class ColdStart:
     def _check_gpu_hours(self, wished: Deployment, deployment: Deployment | None) -> None:
         now, model = time.time(), wished.model
         today = day_of(now)
-        # What the reconciler has found of another limit than today's says nothing.
-        if wished == deployment and self._history(model).spent_day == today:
+        if wished == deployment:
+            known = self._history(model)
+            own, shared = known.spent_day == today, known.shared_spent_day == today
+        else:  # the reconciler has not judged it yet, but others
+            own, shared = False, self._all_have_used(wished.shared_gpu_hours_per_day, today)
+        if own:
             whose = "its GPU hours of today"
-        elif wished.on_demand and self._all_have_used(wished.shared_gpu_hours_per_day, today):
+        elif shared:
             whose = (
                 "today's GPU hours of all models that are started on demand "
                 "(gateway.cold_start.total_gpu_hours)"
