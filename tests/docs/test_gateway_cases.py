@@ -16,9 +16,10 @@ def test_each_case_is_there_once_and_its_tests_exist() -> None:
     rows = ROW.findall(PAGE.read_text())
     assert [number for number, *_ in rows] == CASES
     for number, _, _, named in rows:
-        tests = re.findall(r"`(test_\w+)::(test_\w+)`", named)
+        tests = re.findall(r"`(?:(\w+)/)?(test_\w+)::(test_\w+)`", named)
         assert tests, number
-        for module, test in tests:
-            source = (ROOT / "tests" / "gateway" / f"{module}.py").read_text()
+        assert len(tests) == named.count("::"), number
+        for folder, module, test in tests:
+            source = (ROOT / "tests" / (folder or "gateway") / f"{module}.py").read_text()
             defined = {one.name for one in ast.parse(source).body if hasattr(one, "name")}
             assert test in defined, f"{number}: {module}::{test}"

@@ -11,6 +11,7 @@ import json
 import socket
 import ssl
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -329,8 +330,8 @@ class _Connection(asyncio.Protocol):
 
 
 def main() -> None:
-    """Serve a short stream on any free port until killed; prints the port."""
-    with ScriptedEngine(["m"]) as engine:
+    """Serve a short stream on any free port until killed; prints the port. Arguments: names."""
+    with ScriptedEngine(sys.argv[1:] or ["m"]) as engine:
         engine.answer = stream(*(token(f"{n} ") for n in range(64)), DONE)
         print(engine.port, flush=True)
         threading.Event().wait()

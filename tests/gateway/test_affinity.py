@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -278,3 +280,29 @@ def test_faults_of_splits_are_said_with_their_line(tmp_path: Path, splits: str, 
         load(file)
     assert says in str(found.value)
     assert f"{file}:4" in str(found.value) or f"{file}:5" in str(found.value)
+
+
+@pytest.mark.parametrize("by", ["session", "prompt"])
+def test_what_belongs_together_is_not_remembered(world: World, by: str) -> None:
+    launched = [world.launch(), world.launch()]
+
+    def ask(first: int, count: int) -> int:
+        """Each request is of its own kind; bytes that are in use afterwards."""
+        for number in range(first, first + count):
+            name = f"{number:04}" * 1024
+            headers = {"x-session-id": name} if by == "session" else {}
+            body = {"model": "m", "prompt": name if by == "prompt" else "x"}
+            assert world.client.post("/v1/completions", json=body, headers=headers).is_success
+        world.settled()
+        for one in launched:
+            one.engine.requests.clear()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    with world.serving(routing="prefix"):
+        tracemalloc.start()
+        try:
+            before = ask(0, 200)
+            assert ask(200, 400) - before < 400 * 1024  # a quarter of the names
+        finally:
+            tracemalloc.stop()

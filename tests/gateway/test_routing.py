@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -306,6 +309,67 @@ def test_files_that_are_not_to_be_trusted(world: World) -> None:
         problems = world.client.get("/admin/status").json()["registry_problems"]
         assert "open to others" in problems[f"{open_secret.writer.endpoint.key}.json"]
         assert len(problems) == 3
+
+
+def test_a_half_written_file_counts_once_it_is_whole(world: World) -> None:
+    launched = world.launch()
+    path = world.layout.endpoint(launched.writer.endpoint.job_id, launched.launch_id)
+    whole_file = path.read_bytes()
+    path.write_bytes(whole_file[:-30])
+    with world.serving():
+        assert world.chat().status_code == 404
+        path.write_bytes(whole_file)
+        world.until(lambda: world.chat().status_code == 200)
+        path.write_bytes(whole_file[:-30])
+        world.until(lambda: world.chat().status_code == 404)
+
+
+@pytest.mark.parametrize("skew_s", [-3600, 3600])
+def test_a_node_whose_clock_is_wrong_is_routed_to(world: World, skew_s: float) -> None:
+    wrong = time.time() + skew_s
+    launched = world.launch(started_unix=wrong, ends_unix=wrong + 600)
+    os.utime(world.layout.endpoint(launched.writer.endpoint.job_id, launched.launch_id), (wrong, 0))
+    with world.serving():
+        assert world.chat().status_code == 200
+
+
+def test_what_a_crashed_job_left_gets_nothing(world: World) -> None:
+    left = world.launch(period_s=0.5)
+    left.engine.stop()
+    with world.serving():
+        assert world.chat().status_code == 404
+        after = world.launch()
+        for _ in range(4):
+            world.until(lambda: world.chat().status_code == 200)
+        assert len(after.engine.requests) == 4
+        world.until(lambda: len(world.gateway.endpoints.all) == 1)  # its lease is over
+        assert not left.engine.requests
+
+
+def test_the_next_job_on_a_host_and_port_may_serve_another_model(world: World) -> None:
+    left, other = world.launch("old"), world.launch("old")
+    with world.serving():
+        left.engine.stop()
+        secret = new_secret()
+        with ScriptedEngine(["new", secret.nonce], secret.key, left.engine.port) as engine:
+            world.launch("new", engine=engine, secret=secret)
+            world.until(lambda: world.chat("new").status_code == 200)
+            for _ in range(6):
+                assert world.chat("old").status_code == 200
+            assert len(other.engine.requests) == 6
+            assert {json.loads(one.body)["model"] for one in engine.requests} == {"new"}
+
+
+def test_an_engine_that_does_not_list_its_model_gets_nothing(world: World) -> None:
+    launched = world.launch()
+    launched.engine.names.remove("m")
+    with world.serving():
+        assert world.chat().status_code == 404
+        [endpoint] = world.client.get("/admin/status").json()["endpoints"]
+        assert endpoint["reason"] == "it does not serve 'm'"
+        assert not launched.engine.requests
+        launched.engine.names.append("m")
+        world.until(lambda: world.chat().status_code == 200)
 
 
 def test_unroutable_host(world: World) -> None:

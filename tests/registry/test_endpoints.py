@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -243,6 +244,46 @@ def test_a_record_of_another_user_is_not_believed(layout: Layout) -> None:
     assert reader.poll() == []
     assert "12345" in reader.problems[path.name]
     assert len(EndpointReader(layout, owners=[12345]).poll()) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EACCES])
+def test_a_file_that_cannot_be_read_for_a_moment_keeps_its_last_word(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    clock = Clock()
+    known, new = endpoint("known-r0-aaaaaa"), endpoint("new-r0-aaaaaa")
+    EndpointWriter(layout, known).write()
+    reader = EndpointReader(layout, clock=clock)
+    reader.poll()
+    EndpointWriter(layout, new).write()
+
+    def fails(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fails)
+        clock.now += LEASE_PERIODS * known.period_s
+        [seen] = reader.poll()
+        assert (seen.endpoint.launch_id, seen.alive) == (known.launch_id, True)
+        assert set(reader.problems) == {f"{known.key}.json", f"{new.key}.json"}
+        clock.now += 0.1
+        assert not reader.poll()[0].alive
+    assert len(reader.poll()) == 2
+    assert reader.problems == {}
+
+
+def test_a_file_that_vanishes_between_list_and_look(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = endpoint("one-r0-aaaaaa"), endpoint("other-r0-aaaaaa")
+    for each in (one, other):
+        EndpointWriter(layout, each).write()
+    reader = EndpointReader(layout)
+    listed = os.listdir(layout.endpoints)
+    monkeypatch.setattr(os, "listdir", lambda _: listed)
+    layout.endpoint(one.job_id, one.launch_id).unlink()
+    assert [seen.endpoint.launch_id for seen in reader.poll()] == [other.launch_id]
+    assert reader.problems == {}
 
 
 def test_a_registry_that_vanishes_and_comes_back(layout: Layout, tmp_path: Path) -> None:
