@@ -43,7 +43,7 @@ class Figures:
     failed: int
     per_s: float
     cpu_us: float | None
-    """Of the gateway's own, per request."""
+    """Of the gateway's own, per request: where they stream, per stream."""
     ttft_p50_ms: float | None = None
     """Above the engine's."""
     ttft_p99_ms: float | None = None
@@ -121,8 +121,9 @@ def table(figures: Sequence[Figures], versions: Mapping[str, str]) -> str:
     """The figures as a Markdown table a load."""
     lines = []
     for shown in dict.fromkeys(one.load for one in figures):
-        lines += ["", f"### {shown}", "", "| gateway | requests/s | failed | CPU µs/request |"]
         streams = "streams" in shown
+        unit = "stream" if streams else "request"
+        lines += ["", f"### {shown}", "", f"| gateway | {unit}s/s | failed | CPU µs/{unit} |"]
         lines[-1] += " TTFT p50 / p99, ms | gap p50 / p99, ms | KiB a stream |" if streams else ""
         lines.append("|---|---|---|---|" + ("---|---|---|" if streams else ""))
         for one in figures:
@@ -130,7 +131,8 @@ def table(figures: Sequence[Figures], versions: Mapping[str, str]) -> str:
                 continue
             cpu = "-" if one.cpu_us is None else f"{one.cpu_us:.0f}"
             name = f"{one.gateway} {versions[one.gateway]}".strip()
-            line = f"| {name} | {one.per_s:.0f} | {one.failed:.0f} | {cpu} |"
+            rate = f"{one.per_s:.{1 if streams else 0}f}"
+            line = f"| {name} | {rate} | {one.failed:.0f} | {cpu} |"
             if streams:
                 memory = "-" if one.kib_per_stream is None else f"{one.kib_per_stream:.0f}"
                 line += f" {one.ttft_p50_ms:.1f} / {one.ttft_p99_ms:.1f} |"
@@ -146,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--streams", default="1,32,256,1000", help="how many at once")
+    parser.add_argument("--streams", default="1,32,256,1000", help="loads: how many at once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
     parser.add_argument(
