@@ -32,7 +32,8 @@ STREAM = {"model": "m", "stream": True}
 @contextmanager
 def gateway(world: World, root: Path, **settings: object) -> Iterator[Process]:
     """A gateway that gives requests to all that was launched."""
-    made = Process(world, root, reconcile=False, batches={"enabled": False}, **settings)
+    alone: dict[str, object] = {"reconcile": False, "batches": {"enabled": False}}
+    made = Process(world, root, log=None, **alone, **settings)
     try:
         launched = len(list(world.layout.endpoints.iterdir()))
         World.until(lambda: sum(routed(made).values()) == launched, within=20)
