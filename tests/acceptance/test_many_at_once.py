@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.acceptance.service import until
 from tests.acceptance.site import account
 from tests.cluster.cluster import Cluster
 
@@ -50,13 +51,17 @@ def test_replicas_land_on_both_nodes_and_share_the_load(cluster: Cluster) -> Non
     alice.mt("gateway start")
     for _ in range(8):
         alice.mt("chat tiny hello --max-tokens 2")
-    log = (alice.registry / "gateway" / "gateway.log").read_text()
-    served = Counter(
-        record["endpoint"]
-        for record in map(json.loads, log.splitlines())
-        if record.get("path") == "/v1/chat/completions" and record.get("status") == 200
-    )
-    assert sorted(served.values()) == [4, 4]
+
+    def served() -> Counter[str]:
+        log = (alice.registry / "gateway" / "gateway.log").read_text()
+        return Counter(
+            record["endpoint"]
+            for record in map(json.loads, log.splitlines())
+            if record.get("path") == "/v1/chat/completions" and record.get("status") == 200
+        )
+
+    until(lambda: served().total() == 8, "all are in the log")
+    assert sorted(served().values()) == [4, 4]
     alice.mt("stop --all")
     alice.mt("gateway stop")
     alice.assert_nothing_left()

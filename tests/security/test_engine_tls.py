@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.service import until
 from tests.acceptance.site import Account, account
 from tests.cluster.cluster import Cluster
 
@@ -115,10 +116,14 @@ def test_who_takes_a_dead_engines_port_is_given_nothing(scene: Scene) -> None:
         scene.cluster.run("login", ["curl", "-sk", f"https://{address}/bob-himself"], "bob")
         assert line(impostor).startswith("heard /bob-himself")
         log = scene.alice.registry / "gateway" / "gateway.log"
-        events = [json.loads(said) for said in log.read_text().splitlines()]
-        failed = [one for one in events if one["event"] == "attempt_failed"]
-        assert failed[-1]["error"] == "upstream_certificate"
-        assert "the certificate there is not this launch's" in failed[-1]["message"]
+
+        def failed() -> list[dict[str, str]]:
+            events = [json.loads(said) for said in log.read_text().splitlines()]
+            return [one for one in events if one["event"] == "attempt_failed"]
+
+        until(lambda: failed() != [], "it is in the log")
+        assert failed()[-1]["error"] == "upstream_certificate"
+        assert "the certificate there is not this launch's" in failed()[-1]["message"]
 
 
 def test_bench_and_chat_straight_at_an_engine(scene: Scene) -> None:
