@@ -130,7 +130,10 @@ class Gateway:
             await send(message)
 
         try:
-            key = NOBODY if path in OPEN else await self.authenticator.admit(scope["headers"])
+            looks = scope["method"] in {"GET", "HEAD"}
+            key = NOBODY
+            if path not in OPEN:
+                key = await self.authenticator.admit(scope["headers"], by_password=looks)
             if route is not None:
                 message = f"{path} takes POST, not {scope['method']}"
                 raise GatewayError(405, message, "method_not_allowed", allow="POST")

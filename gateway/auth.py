@@ -35,17 +35,19 @@ class Authenticator:
         self._looking = asyncio.Lock()
         self._looks_begun = 0
 
-    async def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> KeyRecord:
+    async def admit(
+        self, headers: Iterable[tuple[bytes, bytes]], *, by_password: bool = False
+    ) -> KeyRecord:
         """As :meth:`identify`; but before a key is called unknown the key folder is read once more,
         so that a key works as soon as `mt-submit key create` has printed it."""
         fields = list(headers)
         try:
-            return self.identify(fields)
+            return self.identify(fields, by_password=by_password)
         except GatewayError:
-            if presented_key(fields) is None:
+            if presented_key(fields, by_password=by_password) is None:
                 raise
         await self._look_again()
-        return self.identify(fields)
+        return self.identify(fields, by_password=by_password)
 
     async def _look_again(self) -> None:
         """Wait for one reading of the folder that began after this call; callers share it."""
@@ -66,15 +68,17 @@ class Authenticator:
         """Whether what :meth:`identify` has found is valid yet; ``generation``: as it was then."""
         return self._ring.still_valid(key, generation)
 
-    def identify(self, headers: Sequence[tuple[bytes, bytes]]) -> KeyRecord:
-        """The key of a request.
+    def identify(
+        self, headers: Sequence[tuple[bytes, bytes]], *, by_password: bool = False
+    ) -> KeyRecord:
+        """The key of a request; ``by_password``: as for :func:`presented_key`.
 
         Raises:
             GatewayError: 401: no key, or one that is unknown, revoked or expired.
         """
         if not self._required:
             return NOBODY
-        given = presented_key(headers)
+        given = presented_key(headers, by_password=by_password)
         if given is None:
             raise GatewayError(
                 401,
@@ -104,15 +108,20 @@ class Authenticator:
         return record
 
 
-def presented_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """The key in a request's header fields; the bearer token goes before ``x-api-key``."""
+def presented_key(
+    headers: Iterable[tuple[bytes, bytes]], *, by_password: bool = False
+) -> bytes | None:
+    """The key in a request's header fields; the bearer token goes before ``x-api-key``.
+
+    ``by_password``: it may be what a browser was told once (the password of Basic). The browser
+    sends that with requests of other sites' pages, too, so nothing may come of such a request."""
     other = None
     for name, value in headers:
         if name == b"authorization":
             scheme, _, token = value.strip().partition(b" ")
             if scheme.lower() == b"bearer" and token.strip():
                 return token.strip()
-            if scheme.lower() == b"basic":
+            if by_password and scheme.lower() == b"basic":
                 return _password(token)
         elif name == b"x-api-key" and value.strip():
             other = value.strip()

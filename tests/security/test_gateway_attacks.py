@@ -200,6 +200,31 @@ def test_large_bodies_of_one_key_that_stall_keep_out_no_other_key(world: World) 
         assert answer.status_code == 200
 
 
+def test_a_browsers_password_does_nothing_for_another_site(world: World) -> None:
+    engine = world.launch("m").engine
+    engine.answer = whole({"ok": True})
+    body = '{"model":"m","prompt":"x"}'
+    with world.serving(batches={"enabled": True}):
+        world.client.headers.pop("authorization")
+        assert world.client.get("/docs", auth=("me", world.key)).status_code == 200
+        for path in ("/v1/completions", "/v1/batches", "/v1/batches/b/cancel"):
+            answer = world.client.post(
+                path,
+                content=body,
+                auth=("me", world.key),
+                headers={"content-type": "text/plain", "origin": "https://elsewhere.example"},
+            )
+            assert answer.status_code == 401
+        answer = world.client.post(
+            "/v1/files",
+            files={"file": ("x", b"{}")},
+            data={"purpose": "batch"},
+            auth=("me", world.key),
+        )
+        assert answer.status_code == 401
+        assert engine.requests == []
+
+
 @pytest.mark.parametrize("more", [b"", b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"])
 def test_a_body_that_comes_when_it_was_answered_holds_no_connection(
     world: World, monkeypatch: pytest.MonkeyPatch, more: bytes
