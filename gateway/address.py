@@ -53,7 +53,13 @@ class GatewayAddress:
 def state_file(layout: Layout, host: str | None = None) -> Path:
     """Where the state of a host's gateway is kept, by default this host's: login nodes share the
     registry, and each may run one."""
-    return layout.gateway / f"gateway.{host or socket.gethostname()}.json"
+    return of_host(layout, "gateway", "json", host)
+
+
+def of_host(layout: Layout, name: str, kind: str, host: str | None = None) -> Path:
+    """A file that one host alone writes, by default this one: what several append to over NFS does
+    not stay whole (open(2), O_APPEND)."""
+    return layout.gateway / f"{name}.{host or socket.gethostname()}.{kind}"
 
 
 def read_all(layout: Layout) -> list[GatewayAddress]:

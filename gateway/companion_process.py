@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modeltainer.batch.orders import BatchBook
+from modeltainer.gateway.address import of_host
 from modeltainer.gateway.log import JsonLog
 from modeltainer.registry.layout import Layout
 
@@ -21,7 +22,8 @@ PAUSE_S = 5.0
 
 class CompanionProcess:
     """``python -m MODULE`` as a child; it ends when its standard input does, so also when the
-    gateway is killed. Its output goes to a log of its own in the registry."""
+    gateway is killed. Its output goes to a log of its own in the registry, one a host: it says
+    what keeps it from working also where another host's works."""
 
     def __init__(
         self,
@@ -35,7 +37,7 @@ class CompanionProcess:
     ) -> None:
         """``needed`` is asked in a thread, and may raise OSError."""
         self._name, self._log, self._needed = name, log, needed
-        self._output = layout.gateway / f"{name}.log"
+        self._output = of_host(layout, name, "log")
         self._argv = [sys.executable, "-m", module]
         if config_file is not None:
             self._argv += ["--config", str(config_file)]

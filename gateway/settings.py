@@ -111,9 +111,9 @@ class GatewaySettings(BaseModel):
     poll_interval: Annotated[float, Field(gt=0, le=60)] = 1.0
     """Between two looks at the registry."""
     log_max_bytes: Annotated[int, Field(ge=0)] = 100 * 1024 * 1024
-    """From this size on the log's file becomes ``gateway.log.1``, what was that ``gateway.log.2``,
-    and a new one is begun; 0: never, where something else sees to it (a file that was moved is
-    opened again in any case)."""
+    """From this size on the log's file becomes ``gateway.HOST.log.1``, what was that
+    ``gateway.HOST.log.2``, and a new one is begun; 0: never, where something else sees to it (a
+    file that was moved is opened again in any case)."""
     log_kept: Annotated[int, Field(ge=1, le=1000)] = 4
     """How many of those there may be; the oldest goes."""
 

@@ -44,13 +44,13 @@ def spawn(
     from modeltainer.gateway import address
 
     layout.create()
-    log = layout.gateway / "gateway.log"
+    log = address.of_host(layout, "gateway", "log")
     argv = [sys.executable, "-m", "modeltainer.cli.main"]
     argv += ["--config", str(config_file), "gateway", "start", "--foreground", "--log", str(log)]
     for name, value in (changes or {}).items():
         argv += [f"--{name}", str(value)]
     # The log is JSON lines only; what else the process says, as when it cannot start, goes beside.
-    said_to = layout.gateway / "gateway.out"
+    said_to = address.of_host(layout, "gateway", "out")
     with os.fdopen(os.open(said_to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "ab") as out:
         process = subprocess.Popen(
             argv,

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from modeltainer.gateway import address
+from modeltainer.registry.layout import Layout
 from tests.cluster.cluster import Cluster
 
 OF_JOBS = ("llama-server", "modeltainer.jobs", "submitit.core._submit", "vllm")
@@ -42,6 +44,10 @@ class Account:
     def registry(self) -> Path:
         """The registry, as the test's own machine sees it."""
         return self.here(self.config["site"]["registry"])
+
+    def log(self, name: str = "gateway") -> Path:
+        """The log of the gateway on login, or of a process beside it."""
+        return address.of_host(Layout(self.registry), name, "log", "login")
 
     def here(self, path: str) -> Path:
         """A path below /shared, as the test's own machine sees it."""

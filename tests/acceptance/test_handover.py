@@ -19,7 +19,7 @@ pytestmark = pytest.mark.cluster
 def streamed(alice: Account) -> list[tuple[float, float]]:
     """When each stream that is over began and ended, by the gateway's log (seconds since 1970)."""
     found = []
-    for line in (alice.registry / "gateway" / "gateway.log").read_text().splitlines():
+    for line in alice.log().read_text().splitlines():
         said = json.loads(line)
         if said["event"] == "request" and said["stream"]:
             ended = datetime.fromisoformat(said["time"].replace("Z", "+00:00")).timestamp()
@@ -36,7 +36,7 @@ def test_planned_handovers_fail_and_cut_no_stream(alice: Account) -> None:
     alice.mt("gateway start")
     alice.mt("up gemma --keep --wait")
     running = load(alice, "gemma", seconds=900, long_s=20)
-    log = alice.registry / "gateway" / "reconcile.log"
+    log = alice.log("reconcile")
     handovers: list[float] = []
 
     def crossed(spans: list[tuple[float, float]]) -> int:

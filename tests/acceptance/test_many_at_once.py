@@ -53,7 +53,7 @@ def test_replicas_land_on_both_nodes_and_share_the_load(cluster: Cluster) -> Non
         alice.mt("chat tiny hello --max-tokens 2")
 
     def served() -> Counter[str]:
-        log = (alice.registry / "gateway" / "gateway.log").read_text()
+        log = alice.log().read_text()
         return Counter(
             record["endpoint"]
             for record in map(json.loads, log.splitlines())

@@ -63,7 +63,7 @@ def test_preemption_and_a_cut_off_node_end_only_streams_that_had_begun(alice: Ac
     os.kill(alice.cluster.command_pid(running), signal.SIGTERM)
     found = outcome(running)
     assert_only_begun_streams_ended(found)
-    log = (alice.registry / "gateway" / "gateway.log").read_text()
+    log = alice.log().read_text()
     assert '"event":"attempt_failed"' in log  # and these were answered by the other replica
     alice.mt("stop gemma")
     until(lambda: alice.jobs() == [], "no jobs")

@@ -14,6 +14,8 @@ import openai
 import pytest
 from openai.types import Batch
 
+from modeltainer.gateway.address import of_host
+from modeltainer.registry.layout import Layout
 from tests.bare_machine import TINY, BareMachine, bare_machine
 
 ROWS = 120
@@ -74,5 +76,5 @@ def test_exactly_one_answer_a_row_over_two_gateways(tmp_path: Path, stop: str) -
         content = client(machine).files.content(batch.output_file_id)
         answered = Counter(json.loads(line)["custom_id"] for line in content.text.splitlines())
         assert answered == Counter(f"r{number}" for number in range(ROWS))
-        said = (tmp_path / "registry" / "gateway" / "batches.log").read_text()
+        said = of_host(Layout(tmp_path / "registry"), "batches", "log").read_text()
         assert said.count(f"{ordered.id}: {ROWS} rows") == 2, "the second process went on"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from modeltainer.cli.gateway_process import end, spawn
 from modeltainer.gateway import address
 from modeltainer.registry import keys, usage
 from modeltainer.registry.records import State
@@ -30,6 +33,17 @@ socket.gethostname = lambda: host
 listening.runtime_folder = lambda: Path(folder)  # what the host keeps to itself
 sys.exit(main(sys.argv[3:]))
 """
+
+
+NAMED = """
+import os, socket
+from pathlib import Path
+from modeltainer.gateway import listening
+folder = Path(os.environ["HOST_FOLDER"])
+socket.gethostname = lambda: folder.name
+listening.runtime_folder = lambda: folder
+"""
+"""Read by each Python of a process and its children at its start."""
 
 
 class OnHost(Process):
@@ -179,3 +193,44 @@ def test_the_end_of_one_is_nothing_to_the_other(
         assert b"".join(received) == DONE
     left = [one.host for one in address.read_all(world.layout)]
     assert sorted(left) == (["login1", "login2"] if number == signal.SIGKILL else ["login2"])
+
+
+def test_each_writes_logs_of_its_own(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On NFS, what two hosts append to one file overwrites each other's."""
+    hosts = ("login1", "login2")
+    (tmp_path / "sitecustomize.py").write_text(NAMED)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    (world.layout.deployments / "m.json").touch()  # work for a reconciler
+    folder = world.layout.gateway
+
+    def running(host: str) -> address.GatewayAddress:
+        (tmp_path / host).mkdir(mode=0o700)
+        config = tmp_path / host / "models.yaml"
+        site = {"registry": str(world.layout.root)}
+        gateway = {"socket": str(config.with_name("g.sock"))}
+        config.write_text(json.dumps({"site": site, "gateway": gateway, "models": {}}))
+        monkeypatch.setattr(socket, "gethostname", lambda: host)
+        environ = {**os.environ, "PYTHONPATH": path, "HOST_FOLDER": str(config.parent)}
+        return spawn(config, world.layout, environ=environ)
+
+    def started(file: Path) -> list[int]:
+        said = [json.loads(line) for line in file.read_text().splitlines()]
+        return [one["pid"] for one in said if one["event"] == "started"]
+
+    found: list[address.GatewayAddress] = []
+    try:
+        for host in hosts:
+            found.append(running(host))
+        names = {f"{name}.{host}.log" for name in ("gateway", "reconcile") for host in hosts}
+        World.until(lambda: {one.name for one in folder.glob("*.log")} >= names, within=20)
+        assert {one.name for one in folder.glob("*.log")} == names
+        assert {one.name for one in folder.glob("*.out")} == {f"gateway.{one}.out" for one in hosts}
+        for one in found:
+            file = folder / f"gateway.{one.host}.log"
+            World.until(lambda: started(file) == [one.pid], within=20)  # noqa: B023
+    finally:
+        for one in found:
+            monkeypatch.setattr(socket, "gethostname", lambda: one.host)  # noqa: B023
+            end(one, 30)

@@ -115,7 +115,7 @@ def test_who_takes_a_dead_engines_port_is_given_nothing(scene: Scene) -> None:
         assert [scene.ask() for _ in range(4)] == ["200"] * 4
         scene.cluster.run("login", ["curl", "-sk", f"https://{address}/bob-himself"], "bob")
         assert line(impostor).startswith("heard /bob-himself")
-        log = scene.alice.registry / "gateway" / "gateway.log"
+        log = scene.alice.log()
 
         def failed() -> list[dict[str, str]]:
             events = [json.loads(said) for said in log.read_text().splitlines()]

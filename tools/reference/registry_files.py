@@ -8,7 +8,7 @@ from typing import get_args
 from modeltainer import spec
 from modeltainer.batch import orders, stored_files
 from modeltainer.cli import exit_codes
-from modeltainer.gateway.address import GatewayAddress, state_file
+from modeltainer.gateway.address import GatewayAddress, of_host, state_file
 from modeltainer.reconcile.demand import Demand
 from modeltainer.registry import deployments, keys, records, usage
 from modeltainer.registry.endpoints import LEASE_PERIODS
@@ -61,12 +61,17 @@ _FILES: tuple[tuple[Path, str, str], ...] = (
         "[GatewayAddress](#gatewayaddress): where it listens; mode 0600",
     ),
     (
-        _ROOT.gateway / "gateway.log",
+        of_host(_ROOT, "gateway", "log", "HOST"),
         "the gateway",
-        "[its log](log.md); before it was full: `gateway.log.1`, …",
+        "[its log](log.md); before it was full: `gateway.HOST.log.1`, …",
     ),
-    (_ROOT.gateway / "reconcile.log", "the reconciler", "what it did and why"),
-    (_ROOT.gateway / "batches.log", "the process of batches", "what it did"),
+    (
+        of_host(_ROOT, "gateway", "out", "HOST"),
+        "the gateway",
+        "what else it said since it was started, as when it cannot start",
+    ),
+    (of_host(_ROOT, "reconcile", "log", "HOST"), "the reconciler", "what it did and why"),
+    (of_host(_ROOT, "batches", "log", "HOST"), "the process of batches", "what it did"),
     (
         _ROOT.files / _FILE / "file.json",
         "the gateway or the process of batches, once",
