@@ -12,6 +12,8 @@ from pathlib import Path
 
 LOOK_S = 1.0
 """Between two looks at the path: on a shared filesystem each is a trip."""
+AGAIN_S = 3600.0
+"""Before it is tried again to move a file that could not be moved."""
 
 
 class LogFile:
@@ -35,7 +37,7 @@ class LogFile:
         self._id = _identity(seen)
         self._followed = stat.S_ISREG(seen.st_mode)
         """A pipe or a terminal stays what it is."""
-        self._look_at = 0.0
+        self._look_at = self._rotate_at = 0.0
 
     def descriptor(self) -> int:
         """What to write to now. Where the path cannot be looked at or opened, that is the file as
@@ -49,7 +51,8 @@ class LogFile:
 
     def _look(self) -> None:
         size = self._size()
-        if size is not None and 0 < self._max_bytes <= size:
+        full = size is not None and 0 < self._max_bytes <= size
+        if full and time.monotonic() >= self._rotate_at:
             self._rotate()
             size = self._size()
         if size is None:
@@ -77,11 +80,21 @@ class LogFile:
             if self._size() is None:
                 return
             path = self._path.resolve()  # of a link, what it leads to
-            names = [f"{path}.{number}" for number in range(1, self._kept + 1)]
-            for newer, older in reversed(list(pairwise(names))):
-                with contextlib.suppress(FileNotFoundError):
-                    Path(newer).rename(older)
-            path.rename(names[0])
+            # The oldest has a name, too, until it is certain that it makes room.
+            names = [path, *(Path(f"{path}.{one}") for one in range(1, self._kept + 2))]
+            moved = []
+            with contextlib.suppress(OSError):
+                for newer, older in reversed(list(pairwise(names))):
+                    with contextlib.suppress(FileNotFoundError):
+                        newer.rename(older)
+                        moved.append((newer, older))
+            if self._size() is None:
+                names[-1].unlink(missing_ok=True)
+                return
+            # A mount of the file alone, say; or the path finds it under any name (/dev/stderr).
+            self._rotate_at = time.monotonic() + AGAIN_S
+            for newer, older in reversed(moved):
+                older.rename(newer)
         finally:
             with contextlib.suppress(OSError):
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)

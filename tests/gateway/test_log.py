@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -126,6 +127,49 @@ def test_what_a_link_leads_to_is_moved(tmp_path: Path) -> None:
     assert link.is_symlink()
     assert numbers(large) == [2]
     assert numbers(large.with_name("log.1")) == [0, 1]
+
+
+@pytest.mark.usefixtures("_looks_always")
+def test_what_a_path_leads_to_by_any_name_keeps_its_own(tmp_path: Path) -> None:
+    """As ``--log /dev/stderr`` does, where that is a file."""
+    file = tmp_path / "out"
+    (tmp_path / "out.1").write_text("before")
+    with file.open("ab") as out:
+        log = JsonLog(Path(f"/proc/self/fd/{out.fileno()}"), max_bytes=120, kept=1)
+        for number in range(9):
+            log.info("x", number=number)
+    assert numbers(file) == list(range(9))
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["out", "out.1"]
+    assert (tmp_path / "out.1").read_text() == "before"
+
+
+@pytest.mark.usefixtures("_looks_always")
+def test_what_cannot_be_moved_grows_and_costs_no_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, real = tmp_path / "log", Path.rename
+    for old in "12":
+        (tmp_path / f"log.{old}").write_text(old)
+    now, fails = 0.0, True
+
+    def renamed(path: Path, target: Path) -> Path:
+        if path == file and fails:
+            raise OSError(errno.EBUSY, "a mount of the file alone")
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr("modeltainer.gateway.log_file.time.monotonic", lambda: now)
+    log = JsonLog(file, max_bytes=120, kept=2)
+    for number in range(9):
+        log.info("x", number=number)
+    assert numbers(file) == list(range(9))
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["log", "log.1", "log.2"]
+    assert [(tmp_path / f"log.{old}").read_text() for old in "12"] == ["1", "2"]
+    now, fails = log_file.AGAIN_S, False
+    log.info("x", number=9)
+    assert numbers(tmp_path / "log.1") == list(range(9))
+    assert numbers(file) == [9]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["log", "log.1", "log.2"]
 
 
 @pytest.mark.usefixtures("_looks_always")
