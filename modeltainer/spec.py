@@ -159,6 +159,8 @@ class LaunchSpec:
     """Revision of the declaration that this launch serves; None for a one-shot ``up``."""
     spare: bool = False
     """One of the replicas beyond the declared minimum, where jobs may be preempted."""
+    on_demand: bool = False
+    """A gateway has declared what it serves, for a request."""
     schema: int = SPEC_SCHEMA
 
     @property

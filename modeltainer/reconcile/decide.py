@@ -92,6 +92,7 @@ def decide(
 
     Args:
         replicas: every launch that belongs to a deployment, declared still or not.
+        histories: of models that are declared no more too, for the total of those on demand.
         now: monotonic seconds; ``now_unix`` is for days and back-off only.
         loads: what gateways say, by model; a model that is missing there is not known.
         queue_estimates: seconds a new job of the model would wait now, where Slurm says.
@@ -104,9 +105,10 @@ def decide(
     changed: dict[str, History] = {}
     kept: dict[str, Pressure] = {}
     shared_s = sum(
-        gpu_seconds_today(histories.get(model, History(model)), by_model.get(model, []), now_unix)
-        for model, one in deployments.items()
-        if one.on_demand
+        gpu_seconds_today(
+            histories.get(model, History(model)), by_model.get(model, ()), now_unix, on_demand=True
+        )
+        for model in {*histories, *by_model}
     )
     for model in sorted({*deployments, *by_model}):
         mine = by_model.get(model, [])
@@ -348,7 +350,7 @@ def _budgeted(
 
     Args:
         own_s: GPU seconds of this model today.
-        shared_s: those of all models on demand.
+        shared_s: those of all launches on demand.
     """
     today = day_of(now_unix)
     spent = _is_spent(deployment.gpu_hours_per_day, own_s)

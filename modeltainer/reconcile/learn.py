@@ -66,6 +66,9 @@ def _count(history: History, one: Replica, now_unix: float) -> History:
         counted=(*history.counted, one.launch_id)[-REMEMBERED:],
         gpu_seconds=_charged(history.gpu_seconds, one, now_unix),
     )
+    if one.on_demand:
+        shared = _charged(history.on_demand_gpu_seconds, one, now_unix)
+        history = replace(history, on_demand_gpu_seconds=shared)
     cause = _failure(one)
     # Launches of one wave fail together: only one that was tried after the last failure counts.
     if cause is None or (history.failures and one.submitted_unix < history.failed_unix):
@@ -104,11 +107,16 @@ def _run_by_day(one: Replica, now_unix: float) -> dict[str, float]:
     return by_day(ended - one.running_s, ended)
 
 
-def gpu_seconds_today(history: History, replicas: Iterable[Replica], now_unix: float) -> float:
-    """GPU seconds used on this day by launches that have ended and those that run."""
+def gpu_seconds_today(
+    history: History, replicas: Iterable[Replica], now_unix: float, *, on_demand: bool = False
+) -> float:
+    """GPU seconds used on this day by launches that have ended and those that run; only of those
+    on demand where it says so."""
     today = day_of(now_unix)
-    used = history.gpu_seconds.get(today, 0.0)
+    ended = history.on_demand_gpu_seconds if on_demand else history.gpu_seconds
+    used = ended.get(today, 0.0)
     for one in replicas:
-        if one.gpus and one.launch_id not in history.counted:
+        counts = one.on_demand or not on_demand
+        if counts and one.gpus and one.launch_id not in history.counted:
             used += _run_by_day(one, now_unix).get(today, 0.0) * one.gpus
     return used

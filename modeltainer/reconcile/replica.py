@@ -59,6 +59,8 @@ class Replica:
     """Of all its nodes; a GPU that is shared counts by its part."""
     spare: bool = False
     """Beyond the minimum, in a partition where it may be preempted."""
+    on_demand: bool = False
+    """Its GPU hours count in the total of all models on demand, whatever is declared since."""
     submitted_unix: float = 0.0
     cause: Cause | None = None
     asked: bool = False

@@ -172,6 +172,9 @@ class Reconciler:
         ]
         models = sorted({*view.declared, *(one.model for one in replicas)})
         histories = {model: deployments.read_history(self._layout, model) for model in models}
+        if any(one.shared_gpu_hours_per_day is not None for one in view.declared.values()):
+            # What models that are declared no more have used today counts in the total.
+            histories = {**deployments.read_histories(self._layout), **histories}
         plan = decide(
             view.declared,
             replicas,
@@ -428,7 +431,12 @@ def _spec(
     if wanted.spare:
         overrides = replace(overrides, partition=deployment.spare_partition)
     spec = planner.spec(model, wanted.number, overrides)
-    return replace(spec, deployment=deployment.revision, spare=wanted.spare)
+    return replace(
+        spec,
+        deployment=deployment.revision,
+        spare=wanted.spare,
+        on_demand=deployment.on_demand,
+    )
 
 
 def _submit_elsewhere(spec: LaunchSpec, config: Config, nodes: Sequence[str]) -> None:
@@ -549,6 +557,7 @@ def _replica(
         confirmed=confirmed,
         gpus=spec.gpu_count,
         spare=spec.spare,
+        on_demand=spec.on_demand,
         submitted_unix=one.submission.submitted_unix if one.submission else 0.0,
         cause=row.cause,
         asked=asked,

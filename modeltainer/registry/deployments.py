@@ -81,6 +81,8 @@ class History:
     failed_unix: float = 0.0
     gpu_seconds: dict[str, float] = field(default_factory=dict)
     """Per day (UTC, ``2026-01-31``): of launches that have ended."""
+    on_demand_gpu_seconds: dict[str, float] = field(default_factory=dict)
+    """The part of them that launches on demand have used."""
     measured: tuple[str, ...] = ()
     """Launches whose start is in :attr:`load_s` already."""
     counted: tuple[str, ...] = ()
@@ -172,6 +174,24 @@ def read_history(layout: Layout, model: str) -> History:
     """What is remembered of a model; an empty record when there is nothing."""
     found = _read(layout.reconcile / file_name(model), History)
     return found if found is not None and found.model == model else History(model)
+
+
+def read_histories(layout: Layout) -> dict[str, History]:
+    """What is remembered, by model, of those too that are declared no more.
+
+    Raises:
+        OSError: the folder is out of reach.
+    """
+    try:
+        names = sorted(name for name in os.listdir(layout.reconcile) if _is_record(name))
+    except FileNotFoundError:
+        return {}
+    read = {name: _read(layout.reconcile / name, History) for name in names}
+    return {
+        one.model: one
+        for name, one in read.items()
+        if one is not None and file_name(one.model) == name
+    }
 
 
 def write_history(layout: Layout, history: History) -> None:

@@ -201,7 +201,8 @@ def reconciled(processes: Processes, *, used_s: float) -> None:
     declared = deployments.read_all(processes.layout)
     now = time.time()
     known = {model: deployments.read_history(processes.layout, model) for model in declared}
-    known["first"] = replace(known["first"], gpu_seconds={day_of(now): used_s})
+    used = {day_of(now): used_s}
+    known["first"] = replace(known["first"], gpu_seconds=used, on_demand_gpu_seconds=used)
     for history in decide(declared, [], known, now_unix=now).histories.values():
         deployments.write_history(processes.layout, history)
 

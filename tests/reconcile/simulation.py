@@ -89,6 +89,7 @@ class Simulation:
                     lifetime_s=self.walltime_s,
                     gpus=self.gpus,
                     spare=action.spare,
+                    on_demand=deployment.on_demand,
                     submitted_unix=EPOCH + self.now,
                 ),
                 lost=not note and self.submitted % 2 == 0,

@@ -255,7 +255,15 @@ def test_the_gpu_hours_of_all_models_on_demand_are_kept_to() -> None:
     }
     declared["other"] = Deployment("other", "r")
     today = day_of(EPOCH)
-    used = {model: History(model, gpu_seconds={today: 3600.0}, wanted=1) for model in declared}
+    used = {
+        model: History(
+            model,
+            gpu_seconds={today: 3600.0},
+            on_demand_gpu_seconds={today: 3600.0} if one.on_demand else {},
+            wanted=1,
+        )
+        for model, one in declared.items()
+    }
     plan = decide(declared, [], used, now_unix=EPOCH)
     assert {one.model for one in plan.actions if isinstance(one, Submit)} == {"other"}
     assert "all models started on demand" in plan.histories["a"].note
@@ -263,6 +271,32 @@ def test_the_gpu_hours_of_all_models_on_demand_are_kept_to() -> None:
     plan = decide(declared, [], plan.histories, now_unix=EPOCH + 86400)
     assert {one.model for one in plan.actions if isinstance(one, Submit)} == set(declared)
     assert plan.histories["a"].shared_spent_day == ""
+
+
+@pytest.mark.parametrize("since", [None, Deployment("a", "s")], ids=["stopped", "kept"])
+def test_what_was_used_on_demand_stays_in_the_total(since: Deployment | None) -> None:
+    on_demand = Deployment("a", "r", minimum=0, on_demand=True, shared_gpu_hours_per_day=2.0)
+    world = Simulation({"a": on_demand}, gpus=4)
+    world.histories = {model: History(model, wanted=1) for model in ("a", "b")}
+    world.now = 86400 - EPOCH % 86400  # midnight
+
+    def pass_s(seconds: float) -> set[str]:
+        end, seen = world.now + seconds, set()
+        while world.now < end:
+            world.look()
+            seen |= {job.replica.model for job in world.jobs}
+            world.tick(10.0)
+        return seen
+
+    pass_s(1500)
+    world.deployments = {"b": replace(on_demand, model="b")}
+    if since is not None:
+        world.deployments["a"] = since
+    assert "b" in pass_s(600)  # 1.7 hours are gone, and 0.3 are left for it
+    assert "all models started on demand" in world.histories["b"].note
+    assert "b" not in pass_s(600)
+    assert pass_s(86400) == ({"b"} if since is None else {"a", "b"})  # a new day
+    assert 5900 < world.histories["a"].on_demand_gpu_seconds[day_of(EPOCH + 86400)] < 6100
 
 
 def test_scale_to_zero_and_back() -> None:

@@ -19,7 +19,8 @@ from modeltainer.config.schema import Config
 from modeltainer.reconcile.replica import Phase
 from modeltainer.reconcile.run import BusyError, Reconciler, lease
 from modeltainer.registry import deployments, launches, runs
-from modeltainer.registry.deployments import Deployment
+from modeltainer.registry.days import day_of
+from modeltainer.registry.deployments import Deployment, History
 from modeltainer.registry.endpoints import EndpointWriter
 from modeltainer.registry.layout import Layout, new_launch_id
 from modeltainer.registry.records import Cause, Endpoint, RunRecord, State
@@ -283,6 +284,24 @@ def test_spare_replicas_go_to_their_partition_and_its_refusal_is_no_failure(site
     assert deployments.read_history(site.layout, "m").failures == 0
     safe = [one for one in launches.read_all(site.layout) if not one.spec.spare]
     assert len(safe) >= 1
+
+
+def test_what_was_used_on_demand_counts_though_it_is_declared_no_more(site: Site) -> None:
+    wished = Deployment("m", "", minimum=0, on_demand=True, shared_gpu_hours_per_day=2.0)
+    deployments.declare(site.layout, wished)
+    deployments.write_history(site.layout, History("m", wanted=1))
+    gone = History("gone", on_demand_gpu_seconds={day_of(time.time()): 7200.0})
+    deployments.write_history(site.layout, gone)
+    site.looks(2)
+    assert not site.jobs()
+    assert "on demand" in deployments.read_history(site.layout, "m").note
+    deployments.write_history(
+        site.layout, replace(gone, on_demand_gpu_seconds={"2020-01-01": 7200})
+    )
+    site.looks(1)
+    [launch] = launches.read_all(site.layout)
+    assert launch.spec.on_demand
+    assert [one.on_demand for one in site.reconciler().look().replicas] == [True]
 
 
 def test_a_damaged_declaration_ends_nothing(site: Site) -> None:
