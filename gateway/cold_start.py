@@ -55,6 +55,7 @@ class ColdStart:
     def _declared(self, model: str) -> bool:
         deployment = deployments.read(self._layout, model)
         if deployment is not None and deployment.minimum:
+            self._check_gpu_hours(deployment, deployment)
             return True
         if deployment is None and not self._settings.enabled:
             return False

@@ -248,3 +248,15 @@ def test_a_model_that_has_used_up_its_own_gpu_hours_says_so(tmp_path: Path) -> N
         assert await processes.new().admit("first")  # that was another day
 
     asyncio.run(ask())
+
+
+def test_a_model_that_is_kept_and_has_used_up_its_gpu_hours_says_so_at_once(
+    world: World, config: Callable[[], Any]
+) -> None:
+    deployments.declare(world.layout, Deployment("cold", "", gpu_hours_per_day=2.0))
+    spent = deployments.History("cold", wanted=1, spent_day=day_of(time.time()))
+    deployments.write_history(world.layout, spent)
+    with world.serving(config, cold_start={"wait": 600}):
+        answer = world.chat("cold")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "gpu_hours_used_up")
+        assert 0 < int(answer.headers["retry-after"]) <= 86400
