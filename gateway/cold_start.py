@@ -82,7 +82,8 @@ class ColdStart:
         return True
 
     def _wished(self, model: str, deployment: Deployment | None) -> Deployment:
-        """What a model is to be declared as; what others have declared stays as it is."""
+        """What a model is to be declared as; what others have declared stays as it is, and so does
+        what starts or runs: other settings, of another gateway's too, hold from its next start."""
         settings = self._settings
         known = deployment or Deployment(
             model=model,
@@ -92,7 +93,7 @@ class ColdStart:
             created_unix=time.time(),
             on_demand=True,
         )
-        if not known.on_demand:
+        if not known.on_demand or (deployment is not None and self._is_starting(model)):
             return known
         return replace(
             known,
@@ -102,12 +103,11 @@ class ColdStart:
 
     def _check_gpu_hours(self, wished: Deployment, deployment: Deployment | None) -> None:
         now, model = time.time(), wished.model
-        today = day_of(now)
-        if wished == deployment:
-            known = self._history(model)
-            own, shared = known.spent_day == today, known.shared_spent_day == today
-        else:  # the reconciler has not judged it yet, but others
-            own, shared = False, self._all_have_used(wished.shared_gpu_hours_per_day, today)
+        today, known = day_of(now), self._history(model)
+        own, shared = known.spent_day == today, known.shared_spent_day == today
+        if wished != deployment:  # the reconciler has judged others, and this one by other limits
+            own = own and deployment is not None and not _has_grown(deployment, wished)
+            shared = self._all_have_used(wished.shared_gpu_hours_per_day, today)
         if own:
             whose = "its GPU hours of today"
         elif shared:
@@ -139,6 +139,13 @@ class ColdStart:
 
     def _is_wanted(self, model: str) -> bool:
         return self._history(model).wanted > 0
+
+    def _is_starting(self, model: str) -> bool:
+        """Whether it is up, or is about to be, by the limits that it was declared with."""
+        known = self._history(model)
+        if day_of(time.time()) in (known.spent_day, known.shared_spent_day):
+            return False
+        return known.wanted > 0 or model in self._marks.models()
 
     def _others(self, model: str) -> int:
         """Models that are up on demand, or about to be: the reconciler has not seen them yet."""
@@ -184,3 +191,9 @@ class ColdStart:
             return True
         finally:
             self._held -= 1
+
+
+def _has_grown(deployment: Deployment, wished: Deployment) -> bool:
+    """Whether a model may use more GPU hours of its own than it was declared with."""
+    before, now = deployment.gpu_hours_per_day, wished.gpu_hours_per_day
+    return now is None or (before is not None and now > before)

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from modeltainer.config.load import load
+from modeltainer.gateway import start_marks
 from modeltainer.gateway.cold_start import ColdStart
 from modeltainer.gateway.endpoint_set import EndpointSet
 from modeltainer.gateway.errors import GatewayError
@@ -24,7 +25,7 @@ from modeltainer.gateway.standing import Standing, starts_in
 from modeltainer.reconcile.decide import decide
 from modeltainer.registry import deployments
 from modeltainer.registry.days import day_of
-from modeltainer.registry.deployments import Deployment
+from modeltainer.registry.deployments import Deployment, History
 from modeltainer.registry.layout import Layout
 from modeltainer.registry.records import State
 from modeltainer.view import Row
@@ -181,7 +182,7 @@ def test_models_asked_of_two_processes_at_once_do_not_pass_the_budget(tmp_path: 
 
 def test_a_model_that_was_refused_is_admitted_when_there_is_room(tmp_path: Path) -> None:
     processes = Processes(tmp_path)
-    busy = deployments.History("other", wanted=1)
+    busy = History("other", wanted=1)
     deployments.declare(processes.layout, Deployment("other", "", minimum=0))
     deployments.write_history(processes.layout, busy)
 
@@ -250,11 +251,56 @@ def test_a_model_that_has_used_up_its_own_gpu_hours_says_so(tmp_path: Path) -> N
     asyncio.run(ask())
 
 
+def test_hours_that_are_used_up_stay_so_when_other_limits_change(tmp_path: Path) -> None:
+    processes = Processes(tmp_path)
+
+    async def ask() -> None:
+        assert await processes.new().admit("first")
+        reconciled(processes, used_s=9000.0)
+        for changed in ({"total_gpu_hours": 9.0}, {"gpu_hours": 2.0}):
+            processes.limits = processes.LIMITS.model_copy(update=changed)
+            with pytest.raises(GatewayError, match="first is not running, and its GPU hours"):
+                await processes.new().admit("first")
+        processes.limits = processes.LIMITS.model_copy(update={"gpu_hours": 3.0})
+        assert await processes.new().admit("first")
+        reconciled(processes, used_s=9000.0)
+        assert not deployments.read_history(processes.layout, "first").note
+
+    asyncio.run(ask())
+
+
+def test_gateways_with_other_limits_leave_what_starts_or_runs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes = Processes(tmp_path)
+    gateway = processes.new()
+    processes.limits = processes.LIMITS.model_copy(update={"gpu_hours": 9.0})
+    other = processes.new()
+
+    def limit() -> float | None:
+        [declared] = deployments.read_all(processes.layout).values()
+        return declared.gpu_hours_per_day
+
+    async def ask() -> None:
+        assert await gateway.admit("first")
+        assert await other.admit("first")
+        assert limit() == 2.5  # it is about to be started
+        monkeypatch.setattr(start_marks, "MARK_S", 0.0)
+        deployments.write_history(processes.layout, History("first", wanted=1))
+        assert await other.admit("first")
+        assert limit() == 2.5
+        deployments.write_history(processes.layout, History("first", wanted=0))
+        assert await other.admit("first")
+        assert limit() == 9.0  # the next start
+
+    asyncio.run(ask())
+
+
 def test_a_model_that_is_kept_and_has_used_up_its_gpu_hours_says_so_at_once(
     world: World, config: Callable[[], Any]
 ) -> None:
     deployments.declare(world.layout, Deployment("cold", "", gpu_hours_per_day=2.0))
-    spent = deployments.History("cold", wanted=1, spent_day=day_of(time.time()))
+    spent = History("cold", wanted=1, spent_day=day_of(time.time()))
     deployments.write_history(world.layout, spent)
     with world.serving(config, cold_start={"wait": 600}):
         answer = world.chat("cold")
