@@ -20,6 +20,9 @@ from modeltainer.registry.days import day_end, day_of
 from modeltainer.registry.deployments import Deployment, History
 from modeltainer.registry.layout import Layout
 
+OUTLOOK_S = 10.0
+"""An estimate that is older than this, and than the last ping, may be of an earlier start."""
+
 
 class ColdStart:
     """Has one replica started however many ask, and holds their requests for a while."""
@@ -154,10 +157,11 @@ class ColdStart:
         others = {*marked, *declared} - kept - {model}
         return sum(name in marked or self._is_wanted(name) for name in others)
 
-    def _outlook(self, model: str) -> str:
-        """What is known by now of a model's start; nobody waits for the scheduler."""
+    def _outlook(self, model: str, every_s: float) -> str:
+        """What is known by now of a model's start; nobody waits for the scheduler, which was asked
+        at the last ping, ``every_s`` ago."""
         self._standing.refresh()
-        left = starts_in(model, self._standing.known, time.time())
+        left = starts_in(model, self._standing.seen_within(every_s + OUTLOOK_S), time.time())
         if left is None:
             return "ping"
         return f"waiting for {model}: starts in about {math.ceil(left)} s"
@@ -173,6 +177,8 @@ class ColdStart:
         if self._held >= self._settings.max_held:
             return False
         self._held += 1
+        if ping is not None:
+            self._standing.refresh()  # for the first one
         begun = time.monotonic()
         deadline, next_ping = begun + self._settings.wait, begun + every_s
         try:
@@ -182,7 +188,7 @@ class ColdStart:
                 if left <= 0:
                     return False
                 if ping is not None and now >= next_ping:
-                    await ping(self._outlook(model))
+                    await ping(self._outlook(model, every_s))
                     next_ping = now + every_s
                     continue  # it may have come up meanwhile
                 step = left if ping is None else min(left, next_ping - now)

@@ -27,6 +27,7 @@ class Standing:
         self._list_rows = list_rows
         self._rows: tuple[Row, ...] = ()
         self._asked_at: float | None = None
+        self._seen_at = float("-inf")
         self._asking: asyncio.Task[None] | None = None
         self.problem = ""
         """Why the last look failed; empty when it did not."""
@@ -35,6 +36,10 @@ class Standing:
     def known(self) -> tuple[Row, ...]:
         """The launches as last seen."""
         return self._rows
+
+    def seen_within(self, seconds: float) -> tuple[Row, ...]:
+        """The launches as last seen; none when that is longer ago."""
+        return self._rows if time.monotonic() - self._seen_at <= seconds else ()
 
     def refresh(self) -> None:
         """Begin a new look when the last is old; nobody waits for it."""
@@ -50,8 +55,10 @@ class Standing:
         return self._rows
 
     async def _ask(self) -> None:
+        asked_at = time.monotonic()
         try:
             self._rows = tuple(await asyncio.to_thread(self._list_rows))
+            self._seen_at = asked_at
             self.problem = ""
         except Exception as error:  # whatever is wrong there must not fail the client's request
             self.problem = f"{type(error).__name__}: {error}"
@@ -94,13 +101,14 @@ def explain(model: str, rows: Sequence[Row], now_unix: float) -> tuple[str, int]
 
 
 def starts_in(model: str, rows: Sequence[Row], now_unix: float) -> float | None:
-    """Seconds until the first of a model's jobs is estimated to start; None where one has, or none
-    has an estimate."""
+    """Seconds until the first of a model's jobs is estimated to start; None where one has, none has
+    an estimate, or it has passed."""
     here = [row for row in rows if row.model == model and row.state in _ON_THE_WAY]
     if any(row.state not in _WAITING for row in here):
         return None
     found = [row.start_estimate_unix for row in here if row.start_estimate_unix is not None]
-    return max(0.0, min(found) - now_unix) if found else None
+    left = min(found, default=0.0) - now_unix
+    return left if left > 0 else None
 
 
 def _under_way(model: str, row: Row, now_unix: float) -> tuple[str, int]:

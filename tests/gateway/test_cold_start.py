@@ -99,7 +99,8 @@ def test_pings_say_when_the_model_is_estimated_to_start(
         ([], None),
         ([queued()], None),
         ([queued(), queued(start_estimate_unix=30.0), queued(start_estimate_unix=25.0)], 15.0),
-        ([queued(start_estimate_unix=5.0)], 0.0),
+        ([queued(start_estimate_unix=5.0)], None),
+        ([queued(start_estimate_unix=10.0)], None),
         ([queued(start_estimate_unix=30.0), queued(State.LOADING)], None),
         ([queued(State.ENDED), queued(State.SUBMITTED, start_estimate_unix=30.0)], 20.0),
         ([replace(queued(start_estimate_unix=30.0), model="other")], None),
@@ -107,6 +108,47 @@ def test_pings_say_when_the_model_is_estimated_to_start(
 )
 def test_when_a_model_is_estimated_to_start(rows: list[Row], seconds: float | None) -> None:
     assert starts_in("cold", rows, now_unix=10.0) == seconds
+
+
+def test_pings_say_nothing_of_a_start_that_was_to_be_by_now_or_was_seen_long_ago(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modeltainer.gateway.cold_start.OUTLOOK_S", 0.5)
+    monkeypatch.setattr("modeltainer.gateway.standing.CACHE_S", 0.1)
+    rows, down = [queued(start_estimate_unix=time.time() + 100)], False
+
+    def ask() -> list[Row]:
+        if down:
+            raise OSError("the scheduler is down")
+        return rows
+
+    log = JsonLog(tmp_path / "log")
+    endpoints = EndpointSet(GatewaySettings(), log)
+    held = ColdStart(ColdStartSettings(wait=10), Layout(tmp_path), endpoints, Standing(ask), log)
+
+    class HeardError(Exception):
+        pass
+
+    async def until(form: str) -> None:
+        async def ping(said: str) -> None:
+            if re.fullmatch(form, said):
+                raise HeardError
+
+        with pytest.raises(HeardError):
+            await held.hold("cold", ping, 0.1)
+
+    async def ask_again() -> None:
+        nonlocal down, rows
+        told = r"waiting for cold: starts in about (100|9\d) s"
+        await until(told)
+        rows = [queued(start_estimate_unix=time.time() - 1)]
+        await until("ping")
+        rows = [queued(start_estimate_unix=time.time() + 100)]
+        await until(told)
+        down = True
+        await until("ping")
+
+    asyncio.run(ask_again())
 
 
 def test_an_answer_in_one_piece_is_not(world: World, config: Callable[[], Any]) -> None:
