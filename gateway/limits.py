@@ -72,6 +72,14 @@ class Bucket:
         return max(0.0, amount - self.level(now)) * 60 / self.per_minute
 
 
+def is_full(rpm: int, tpm: int, levels: Levels, now: float) -> bool:
+    """Whether buckets of these sizes, with no limit where that is 0, are full again."""
+    return (
+        levels.requests + max(0.0, now - levels.requests_at) * rpm / 60 >= rpm
+        and levels.tokens + max(0.0, now - levels.tokens_at) * tpm / 60 >= tpm
+    )
+
+
 class Limits(Protocol):
     """One key's limits, wherever their state is."""
 
@@ -116,11 +124,6 @@ class KeyLimits:
             self._requests.state = found.requests, found.requests_at
         if self._tokens is not None:
             self._tokens.state = found.tokens, found.tokens_at
-
-    def is_full(self, now: float) -> bool:
-        """Whether all buckets are full."""
-        found = (self._requests, self._tokens)
-        return all(one is None or one.wait_s(one.per_minute, now) == 0 for one in found)
 
     def reserve(self, tokens: int | None, now: float) -> Reservation | Refusal:
         """Let a request in that may need up to ``tokens`` (None: it uses none), or say why not.

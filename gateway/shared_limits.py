@@ -12,7 +12,6 @@ import fcntl
 import mmap
 import os
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 
 from modeltainer.gateway.limits import (
@@ -22,6 +21,7 @@ from modeltainer.gateway.limits import (
     Limits,
     Refusal,
     Reservation,
+    is_full,
 )
 from modeltainer.gateway.settings import MAX_WORKERS
 from modeltainer.registry.keys import KeyRecord
@@ -31,11 +31,15 @@ KEYS = 4096
 under way, makes room for another; while there is none that does, a further one is refused."""
 SEEK_EVERY_S = 1.0
 """Between two looks for a key that makes room, where there was none."""
-_NOBODY = bytes(16)
-_HEAD = struct.Struct("=16s2q4d")
+_NAME = 16
+_NOBODY = bytes(_NAME)
+_NAMES = KEYS * _NAME
+"""All names stand together before the records, so that one is found with a single search."""
+_HEAD = struct.Struct("=2q4d")
 _COUNTS = struct.Struct(f"={MAX_WORKERS}i")
+_NOTHING = bytes(_COUNTS.size)
 _RECORD = _HEAD.size + _COUNTS.size
-_BYTES = KEYS * _RECORD
+_BYTES = _NAMES + KEYS * _RECORD
 
 
 def create() -> int:
@@ -48,10 +52,10 @@ def create() -> int:
 def forget_worker(descriptor: int, worker: int) -> None:
     """A worker has died: what it had under way is over."""
     with mmap.mmap(descriptor, _BYTES) as memory:
-        for slot in range(KEYS):
-            at = slot * _RECORD
-            if memory[at] == 0:
+        for place in range(KEYS):
+            if memory[place * _NAME] == 0:
                 continue
+            at = _record(place)
             with _locked(descriptor, at):
                 counts = list(_COUNTS.unpack_from(memory, at + _HEAD.size))
                 counts[worker] = 0
@@ -72,7 +76,10 @@ class SharedLimiter(AnyLimiter):
         self._descriptor, self._worker, self._full = descriptor, worker, full
         self._memory = mmap.mmap(descriptor, _BYTES)
         self._known: dict[str, SharedKeyLimits] = {}
-        self._told_at = self._sought_at = float("-inf")
+        self._told_at = self._full_at = float("-inf")
+        """When it was last said that there is no room, and found so."""
+        self._next = 0
+        """Where the next look for a key that makes room begins: behind the last that did."""
 
     def of(self, key: KeyRecord, now: float) -> Limits | None:
         if not key.limited:
@@ -85,43 +92,59 @@ class SharedLimiter(AnyLimiter):
 
     def _place(self, key: KeyRecord, now: float) -> int | None:
         """Where a key's record is, made if need be; None when all places are taken."""
-        name = _name(key)
-        first = zlib.crc32(name) % KEYS
-        places = [(first + step) % KEYS * _RECORD for step in range(KEYS)]
-        # Names change under this lock only, so that no key has two places.
-        with _locked(self._descriptor, _BYTES, 1):
-            for at in places:
-                there = self._memory[at : at + len(name)]
-                if there == name:
-                    return at
-                if there == _NOBODY:
-                    self._take(at, key, now)
-                    return at
-            # It takes long, and most of those who are refused ask again at once.
-            if now - self._sought_at >= SEEK_EVERY_S:
-                self._sought_at = now
-                for at in places:
-                    if self._take(at, key, now):
-                        return at
-        if now - self._told_at >= 60:
+        place = self._find(_name(key))
+        if place is None and now - self._full_at >= SEEK_EVERY_S:
+            place = self._make(key, now)
+            if place is None:
+                self._full_at = now
+        if place is None and now - self._told_at >= 60:
             self._told_at = now
             self._full()
+        return place
+
+    def _find(self, name: bytes) -> int | None:
+        """Whoever uses the place has to look again, under its lock, whether the name is there."""
+        names = self._memory[: KEYS * _NAME]
+        at = names.find(name)
+        while at >= 0 and at % _NAME:
+            at = names.find(name, at + 1)
+        return None if at < 0 else at // _NAME
+
+    def _make(self, key: KeyRecord, now: float) -> int | None:
+        # Names change under this lock only, so that no key has two places.
+        with _locked(self._descriptor, 0, _NAMES):
+            place = self._find(_name(key))
+            if place is not None:
+                return place
+            place = self._find(_NOBODY)
+            if place is not None:
+                self._take(place, key, now)
+                return place
+            for step in range(KEYS):
+                place = (self._next + step) % KEYS
+                # A lock for each would take most of the time.
+                if self._is_idle(place, now) and self._take(place, key, now):
+                    self._next = place + 1
+                    return place
         return None
 
-    def _take(self, at: int, key: KeyRecord, now: float) -> bool:
-        """Put a key's record in a place where there is none, or one that tells nothing: nothing is
-        under way for its key, which has as much left as a new one."""
-        with _locked(self._descriptor, at):
-            there, rpm, tpm, *levels = _HEAD.unpack_from(self._memory, at)
-            if there != _NOBODY:
-                known = KeyLimits(KeyRecord("", "", "", rpm=rpm, tpm=tpm), now)
-                known.levels = Levels(*levels)
-                running = any(_COUNTS.unpack_from(self._memory, at + _HEAD.size))
-                if running or not known.is_full(now):
-                    return False
-            new = KeyLimits(key, now).levels
-            _HEAD.pack_into(self._memory, at, _name(key), key.rpm or 0, key.tpm or 0, *new)
+    def _take(self, place: int, key: KeyRecord, now: float) -> bool:
+        """Put a key's record in a place where there is none, or one that tells nothing."""
+        with _locked(self._descriptor, at := _record(place)):
+            if not self._is_idle(place, now):
+                return False
+            levels = KeyLimits(key, now).levels
+            _HEAD.pack_into(self._memory, at, key.rpm or 0, key.tpm or 0, *levels)
+            self._memory[place * _NAME : (place + 1) * _NAME] = _name(key)
             return True
+
+    def _is_idle(self, place: int, now: float) -> bool:
+        """Nothing is under way for the key there, and it has as much left as a new one."""
+        at = _record(place)
+        if self._memory[at + _HEAD.size : at + _RECORD] != _NOTHING:
+            return False
+        rpm, tpm, *levels = _HEAD.unpack_from(self._memory, at)
+        return is_full(rpm, tpm, Levels(*levels), now)
 
 
 class SharedKeyLimits(Limits):
@@ -156,18 +179,18 @@ class SharedKeyLimits(Limits):
             limits.settle(reservation, tokens, now)
 
     @contextlib.contextmanager
-    def _state(self, at: int, now: float) -> Iterator[KeyLimits]:
-        with _locked(self._descriptor, at):
-            name, rpm, tpm, *levels = _HEAD.unpack_from(self._memory, at)
-            if name != self._name:
+    def _state(self, place: int, now: float) -> Iterator[KeyLimits]:
+        with _locked(self._descriptor, at := _record(place)):
+            if self._memory[place * _NAME : (place + 1) * _NAME] != self._name:
                 raise _MovedError
+            rpm, tpm, *levels = _HEAD.unpack_from(self._memory, at)
             counts = list(_COUNTS.unpack_from(self._memory, at + _HEAD.size))
             limits = KeyLimits(self._key, now)
             limits.levels = Levels(*levels)
             limits.running = before = sum(counts)
             yield limits
             counts[self._worker] += limits.running - before
-            _HEAD.pack_into(self._memory, at, name, rpm, tpm, *limits.levels)
+            _HEAD.pack_into(self._memory, at, rpm, tpm, *limits.levels)
             _COUNTS.pack_into(self._memory, at + _HEAD.size, *counts)
 
 
@@ -176,7 +199,11 @@ class _MovedError(Exception):
 
 
 def _name(key: KeyRecord) -> bytes:
-    return key.id.encode()[:16].ljust(16, b"\0")
+    return key.id.encode()[:_NAME].ljust(_NAME, b"\0")
+
+
+def _record(place: int) -> int:
+    return _NAMES + place * _RECORD
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeltainer.gateway import shared_limits
-from modeltainer.gateway.limits import KeyLimits, Limits, Refusal, Reservation
+from modeltainer.gateway.limits import KeyLimits, Limits, Refusal, Reservation, is_full
 from modeltainer.gateway.metrics import Metrics
 from modeltainer.gateway.peers import WRITE_EVERY_S, one_status
 from modeltainer.gateway.shared_limits import SharedLimiter
@@ -364,13 +364,14 @@ def test_more_keys_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> No
             st.integers(0, 1),  # which worker
             st.integers(0, 4),  # which key
             st.sampled_from(["reserve", "settle"]),
-            st.floats(0, 30),  # seconds since the last step
+            st.just(0.0) | st.floats(0, 30),  # seconds since the last step
         ),
         max_size=60,
     )
 )
 def test_keys_that_make_room_lose_nothing(steps: Sequence[tuple[int, int, str, float]]) -> None:
-    """Five keys in three places: each gets what it would get alone, or is told to wait."""
+    """Five keys in three places: each gets what it would get alone, or is told to wait where the
+    places are in use, or were a moment ago."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shared_limits, "KEYS", 3)
         descriptor = shared_limits.create()
@@ -378,7 +379,13 @@ def test_keys_that_make_room_lose_nothing(steps: Sequence[tuple[int, int, str, f
         keys = [guest(number, rpm=6, tpm=600, concurrent=3) for number in range(5)]
         alone = [KeyLimits(key, 0.0) for key in keys]
         running: list[tuple[int, int, Reservation]] = []
+        full_at = [float("-inf")] * 2
         now = 0.0
+
+        def in_use(number: int) -> bool:
+            one, key = alone[number], keys[number]
+            return one.running > 0 or not is_full(key.rpm or 0, key.tpm or 0, one.levels, now)
+
         for worker, number, what, passed in steps:
             now += passed
             limits = workers[worker].of(keys[number], now)
@@ -386,6 +393,10 @@ def test_keys_that_make_room_lose_nothing(steps: Sequence[tuple[int, int, str, f
             if what == "reserve":
                 answer = limits.reserve(100, now)
                 if isinstance(answer, Refusal) and answer.limit == "keys":
+                    assert not in_use(number), "it has a place"
+                    if now - full_at[worker] >= shared_limits.SEEK_EVERY_S:
+                        assert sum(map(in_use, range(5))) == 3
+                        full_at[worker] = now
                     continue
                 assert answer == alone[number].reserve(100, now)
                 if isinstance(answer, Reservation):
@@ -397,6 +408,30 @@ def test_keys_that_make_room_lose_nothing(steps: Sequence[tuple[int, int, str, f
                 its_limits.settle(reservation, 150, now)
                 alone[its_number].settle(reservation, 150, now)
         os.close(descriptor)
+
+
+def test_many_new_keys_get_in_at_once_where_the_known_ones_are_idle() -> None:
+    descriptor = shared_limits.create()
+    told: list[str] = []
+    limiter = SharedLimiter(descriptor, 0, lambda: told.append("full"))
+
+    def ask(number: int, now: float) -> Reservation | Refusal:
+        limits = limiter.of(guest(number, rpm=6), now)
+        assert limits is not None
+        answer = limits.reserve(None, now)
+        if isinstance(answer, Reservation):
+            limits.settle(answer, 0, now)
+        return answer
+
+    for number in range(shared_limits.KEYS):
+        assert isinstance(ask(number, 0.0), Reservation)
+    refused = ask(shared_limits.KEYS, 1.0)
+    assert isinstance(refused, Refusal)
+    assert told == ["full"]
+    for number in range(shared_limits.KEYS, shared_limits.KEYS + 10):
+        assert isinstance(ask(number, 60 + number / 1e6), Reservation)
+    assert told == ["full"]
+    os.close(descriptor)
 
 
 def test_who_finds_no_room_is_told_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
