@@ -17,6 +17,8 @@ import msgspec
 
 from modeltainer.gateway.errors import GatewayError
 
+MAX_TOKENS = 2**31
+"""No answer has more, whatever a client lets it have; numbers in JSON may have any size."""
 MAX_DEPTH = 200
 """Nesting that no request needs; engines' own parsers fail at about a thousand."""
 
@@ -108,7 +110,7 @@ class Body:
         head = self.head
         for one in (head.max_completion_tokens, head.max_tokens, head.max_output_tokens):
             if isinstance(one, int) and one > 0:
-                return one
+                return min(one, MAX_TOKENS)
         return 0
 
     @property

@@ -15,14 +15,14 @@ from modeltainer.gateway.identity import IdentityError, verify
 from modeltainer.gateway.log import JsonLog
 from modeltainer.gateway.pool import Pool
 from modeltainer.gateway.registry_follower import Snapshot
-from modeltainer.gateway.routing import Table, Target, choose, lasting, table
+from modeltainer.gateway.routing import Table, Target, calm, choose, lasting, table
 from modeltainer.gateway.settings import GatewaySettings
 from modeltainer.tls import pinned
 
 PROBE_PAUSES_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 """Between two looks at an endpoint that does not prove itself; the last one repeats."""
 PROBES_AT_ONCE = 32
-LONGEST_NEED_S = 3600.0
+LONGEST_NEED_S = 600.0
 """Of one answer, as far as it matters where the job of its endpoint ends: most are far shorter than
 their request lets them be."""
 LONGEST_REST_S = 30.0
@@ -144,10 +144,10 @@ class EndpointSet:
         else:
             if self._resting:
                 left = [one for one in left if not self._rests(one)] or left
-            candidates = self._lasting(left, model, body)
+            outstanding = {one.key: self._live[one.key].outstanding for one in left}
             target = choose(
-                candidates,
-                outstanding={one.key: self._live[one.key].outstanding for one in candidates},
+                self._lasting(left, outstanding, model, body),
+                outstanding=outstanding,
                 last_turn=self._turns,
                 affinity=affinity,
             )
@@ -157,14 +157,20 @@ class EndpointSet:
         self._turns[target.key] = self._turn
         return self._live[target.key]
 
-    def _lasting(self, left: Sequence[Target], model: str, body: Body) -> Sequence[Target]:
-        """Those whose jobs last for long enough, as far as there are such."""
+    def _lasting(
+        self, left: Sequence[Target], outstanding: Mapping[str, int], model: str, body: Body
+    ) -> Sequence[Target]:
+        """Those whose jobs last for long enough, as far as there are such; all that last for the
+        reserve where those that last for the answer are overloaded."""
         now, reserve_s = time.time(), self._settings.walltime_reserve
         found = lasting(left, now + reserve_s)
         if now + LONGEST_NEED_S > self._first_end_unix:
             need_s = min(body.max_tokens * self._token_s(model), LONGEST_NEED_S)
             if need_s > reserve_s:
-                return lasting(found, now + need_s)
+                enough = lasting(found, now + need_s)
+                some = len(enough) < len(found)
+                if not some or not set(enough).isdisjoint(calm(found, outstanding)):
+                    return enough
         return found
 
     def has_other(self, model: str, failed: set[str]) -> bool:

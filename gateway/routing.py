@@ -12,7 +12,8 @@ from modeltainer.gateway.affinity import score
 
 OVERLOAD = 1.25
 """An endpoint with more than so many times the mean of requests under way gets no more of those
-that belong to it (Mirrokni et al. 2018, consistent hashing with bounded loads)."""
+that belong to it, or that only its job lasts for (Mirrokni et al. 2018, consistent hashing with
+bounded loads)."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,13 @@ def lasting(candidates: Sequence[Target], until_unix: float) -> Sequence[Target]
     return left or candidates
 
 
+def calm(candidates: Sequence[Target], outstanding: Mapping[str, int]) -> list[Target]:
+    """Those that are not overloaded; of some candidates, at least one is not."""
+    total = sum(outstanding.get(one.key, 0) for one in candidates)
+    bound = math.ceil(OVERLOAD * (total + 1) / len(candidates))
+    return [one for one in candidates if outstanding.get(one.key, 0) < bound]
+
+
 def choose(
     candidates: Iterable[Target],
     *,
@@ -148,11 +156,7 @@ def choose(
     if not left:
         return None
     if affinity is not None:
-        bound = math.ceil(
-            OVERLOAD * (sum(outstanding.get(one.key, 0) for one in left) + 1) / len(left)
-        )
-        calm = [one for one in left if outstanding.get(one.key, 0) < bound]
-        return max(calm, key=lambda one: score(affinity, one.key))
+        return max(calm(left, outstanding), key=lambda one: score(affinity, one.key))
     return min(left, key=lambda one: (outstanding.get(one.key, 0), last_turn.get(one.key, 0)))
 
 

@@ -96,8 +96,10 @@ class GatewaySettings(BaseModel):
     begin alike go to the same replica, whose cache has their beginning, unless it has far more to
     do than the others. Requests of one session stay together in any case."""
     walltime_reserve: Annotated[float, Field(ge=0)] = 120.0
-    """A replica whose job ends sooner than this gets requests only if there is no other; the same
-    for a request whose ``max_tokens`` take longer than that, as fast as the model's streams are."""
+    """A replica whose job ends sooner than this gets requests only if there is no other. Where a
+    request's ``max_tokens`` take longer, as fast as the model's streams are, one whose job ends
+    before they have come (600 s count at most) gets it only if the others do not last either, or
+    have far more to do."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body."""
     max_buffered_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024 * 1024

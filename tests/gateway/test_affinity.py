@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import time
@@ -249,13 +250,31 @@ def test_a_long_answer_goes_to_a_job_that_lasts_for_it(world: World) -> None:
         assert went({"max_completion_tokens": 20_000}) == (0, 6)
         assert went({"max_tokens": 2_000}) == (3, 3)
         assert went({}) == (3, 3)
-        assert went({"max_tokens": 10**9}) == (3, 3)  # none lasts for that
+        assert went({"max_tokens": 10**400}) == (0, 6)  # nothing is thought to take for ever
         later.writer.write(ends_unix=now + 30)
         endpoints = world.gateway.endpoints
         world.until(
             lambda: any(one.ends_unix == now + 30 for one in endpoints.table.candidates("m"))
         )
         assert went({"max_tokens": 20_000}) == (6, 0)  # neither does, but one may
+
+
+def test_long_answers_do_not_all_go_to_the_one_job_that_lasts_for_them(world: World) -> None:
+    now = time.time()
+    soon, later = world.launch(ends_unix=now + 300), world.launch(ends_unix=now + 1500)
+    gate = Gate()
+    soon.engine.answer = later.engine.answer = [gate]
+    with world.serving(walltime_reserve=60), contextlib.ExitStack() as stack:
+        world.loop.call_soon_threadsafe(world.gateway.metrics.gap.of("m").observe, 0.05)
+        world.until(lambda: world.gateway.metrics.gap.of("m").mean > 0)
+        for number in range(1, 9):
+            connection = stack.enter_context(world.raw())
+            connection.sendall(world.raw_request(b'{"model":"m","max_tokens":20000}'))
+            world.until(
+                lambda: len(soon.engine.requests + later.engine.requests) == number  # noqa: B023
+            )
+        assert 2 <= len(soon.engine.requests) < len(later.engine.requests)
+        gate.event.set()
 
 
 @pytest.mark.parametrize(
