@@ -105,7 +105,7 @@ class Proxy:
         self.admission = Admission(settings, endpoints, limiter)
         share = max(settings.max_buffered_bytes // workers, settings.max_body_bytes)
         # With no keys all clients are one, who has nobody to leave room for.
-        spare = settings.max_body_bytes if settings.auth == "keys" else 0
+        spare = min(settings.max_body_bytes, share // 2) if settings.auth == "keys" else 0
         self._budget = BodyBudget(share, spare)
         self._patience = Patience(settings.first_byte_timeout)
         """For most requests."""

@@ -105,7 +105,8 @@ class GatewaySettings(BaseModel):
     max_buffered_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024 * 1024
     """Bodies of more than 1 MiB that are held at once, from their first byte to the answer's last;
     beyond this, requests wait for ``pool_timeout``, and then get 503. A key that holds some leaves
-    ``max_body_bytes`` of it to the others."""
+    ``max_body_bytes`` of it to the others, or half of it where that is less. Workers share it out,
+    but each may hold ``max_body_bytes``."""
     max_connections: Annotated[int, Field(ge=1)] = 1024
     """Connections to one endpoint."""
     drain: Annotated[float, Field(ge=0)] = 30.0

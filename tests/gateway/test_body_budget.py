@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from modeltainer.gateway.body_budget import SMALL, BodyBudget
 from modeltainer.gateway.settings import GatewaySettings
+from modeltainer.registry import keys
 from tests.engine.scripted import Gate, Request, Step, whole
 from tests.gateway.setup import World
 from tests.gateway.test_lifecycle import Process
@@ -132,6 +134,26 @@ def test_who_waits_too_long_is_told(world: World) -> None:
         gate.event.set()
         assert first.result().status_code == 200
         world.settled()
+
+
+def test_a_key_may_use_half_of_what_is_little_more_than_one_body(world: World) -> None:
+    engine = world.launch().engine
+    gate = Gate()
+    engine.answer = [gate, *whole({"ok": 1})]
+    _, other = keys.create(world.layout, "other")
+    body = b'{"model":"m","prompt":"' + b"x" * (2 * MIB) + b'"}'
+    with (
+        world.serving(max_buffered_bytes=9 * MIB, max_body_bytes=9 * MIB) as serving,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        ask = functools.partial(serving.client.post, "/v1/completions", content=body)
+        answers = [pool.submit(ask) for _ in range(3)]
+        world.until(lambda: len(engine.requests) == 2)
+        answers.append(pool.submit(ask, headers={"authorization": f"Bearer {other}"}))
+        world.until(lambda: len(engine.requests) == 3)
+        assert not any(one.done() for one in answers)
+        gate.event.set()
+        assert [one.result().status_code for one in answers] == [200] * 4
 
 
 def test_a_hundred_bodies_take_no_more_memory_than_they_may(world: World, tmp_path: Path) -> None:
