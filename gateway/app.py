@@ -226,7 +226,7 @@ class Gateway:
         return progress(model, self.standing.known, seen)
 
     def _registry_age_s(self) -> float:
-        return time.monotonic() - self.endpoints.read_at if self.endpoints.read_at else 0.0
+        return time.monotonic() - self.endpoints.read_at
 
     def _add_gauges(self) -> None:
         gauge, live = self.metrics.gauge, self.endpoints

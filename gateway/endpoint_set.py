@@ -83,8 +83,8 @@ class EndpointSet:
         self._first_end_unix = math.inf
         """When the first job of those in the table ends."""
         self.snapshot: Snapshot | None = None
-        self.read_at = 0.0
-        """When the registry was last read (the loop's clock)."""
+        self.read_at = time.monotonic()
+        """When the registry was last read, or this was made (monotonic clock)."""
         self.table = Table()
         self.changed = asyncio.Event()
         """Set, and replaced by a new one, when the table changes."""
@@ -102,7 +102,8 @@ class EndpointSet:
 
     def update(self, snapshot: Snapshot) -> None:
         """Take over what the registry says now."""
-        self.read_at = asyncio.get_running_loop().time()
+        if snapshot.listed:
+            self.read_at = time.monotonic()
         if self.snapshot is None or snapshot.problems != self.snapshot.problems:
             for name, problem in snapshot.problems.items():
                 self._log.warning("registry_problem", file=name, message=problem)

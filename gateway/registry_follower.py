@@ -34,6 +34,8 @@ class Snapshot:
     """Files that are left out, and why."""
     began: float = 0.0
     """When the look began (monotonic clock): what was written before is in it."""
+    listed: bool = True
+    """The folder of endpoints could be read."""
 
 
 class RegistryFollower:
@@ -91,7 +93,13 @@ class RegistryFollower:
                     continue
             targets[key] = known
         self._targets = targets
-        return Snapshot(tuple([one[1] for one in targets.values()]), sightings, problems, began)
+        return Snapshot(
+            tuple([one[1] for one in targets.values()]),
+            sightings,
+            problems,
+            began,
+            listed=self._reader.listed,
+        )
 
     def _target(
         self, seen: Sighting, known: tuple[Endpoint, Target, LaunchSecret] | None

@@ -94,25 +94,27 @@ class EndpointReader:
         self._leases: dict[str, _Lease] = {}
         self._last: dict[str, tuple[Endpoint, int, Version]] = {}
         self.problems: dict[str, str] = {}
+        self.listed = True
+        """The folder itself could be read at the last poll."""
 
     def poll(self) -> list[Sighting]:
         """Read the folder once; sightings ordered by file name. Never raises for bad content."""
         now = self._clock()
         problems: dict[str, str] = {}
+        folder = str(self._layout.endpoints)
+        self.listed = True
         try:
             names = sorted(
                 name
-                for name in os.listdir(self._layout.endpoints)
+                for name in os.listdir(folder)
                 if name.endswith(".json") and not name.startswith(".")
             )
-        except FileNotFoundError:
-            names = []
         except OSError as error:
-            # The whole folder is out of reach for now: go on with what is known.
-            problems[str(self._layout.endpoints)] = error.strerror or str(error)
-            names = sorted(self._last)
+            problems[folder] = error.strerror or str(error)
+            self.listed = False
+            # Out of reach for now: go on with what is known.
+            names = [] if isinstance(error, FileNotFoundError) else sorted(self._last)
         sightings = []
-        folder = str(self._layout.endpoints)
         for name in names:
             try:
                 endpoint, uid = self._read(folder, name)

@@ -181,6 +181,37 @@ def test_metrics_after_some_requests(world: World) -> None:
         assert world.client.get("/metrics", headers=bearer).status_code == 403
 
 
+@pytest.mark.parametrize("begins", [True, False], ids=["from the start", "later"])
+def test_the_registrys_age_grows_while_its_folder_cannot_be_listed(
+    world: World, begins: bool
+) -> None:
+    world.launch()
+    folder, away = world.layout.endpoints, world.layout.root / "away"
+
+    def lose() -> None:
+        folder.rename(away)
+        folder.touch()
+
+    def age_s() -> float:
+        return sample(world.client.get("/metrics").text, "registry_age_seconds")[""]
+
+    if begins:
+        lose()
+    with world.serving():
+        if not begins:
+            assert world.chat().status_code == 200
+            lose()
+        World.until(lambda: age_s() > 2, within=20)
+        if not begins:
+            assert world.chat().status_code == 200, "it goes on with what it knew"
+        assert str(folder) in [one["file"] for one in world.log("registry_problem")]
+        folder.unlink()
+        World.until(lambda: age_s() > 4, within=20)
+        away.rename(folder)
+        World.until(lambda: age_s() < 2, within=20)
+        World.until(lambda: world.chat().status_code == 200, within=20)
+
+
 def test_text_format_is_whole(world: World) -> None:
     world.launch()
     with world.serving():
