@@ -108,7 +108,7 @@ async def _begin(
     if not connection.head_done:
         await patiently(connection.wait_head)
     head = await connection.head(patience.limit_s)
-    if head.is_stream and _is_coded(head):
+    if head.is_stream and is_coded(head):
         head.is_stream = False  # no event can be told from another in it
     if head.status != 200 or not head.is_stream:
         if not connection.body_waits:
@@ -134,7 +134,7 @@ async def _begin(
             raise EngineError(said.status, said.message, _document(said.document))
 
 
-def _is_coded(head: ResponseHead) -> bool:
+def is_coded(head: ResponseHead) -> bool:
     """Whether a body is compressed, though engines are asked not to."""
     return any(name == b"content-encoding" and value != b"identity" for name, value in head.headers)
 

@@ -18,6 +18,7 @@ from modeltainer.gateway.attempt import (
     Patience,
     SlowStartError,
     begin,
+    is_coded,
     may_retry,
     retry_after_s,
 )
@@ -534,10 +535,11 @@ class Proxy:
                     self._put_off(live, head, another)
                 pinged = exchange.progress.started
                 if pinged and not (head.status == 200 and head.is_stream):
-                    said = error_in(first or b"")
-                    message = f"status {head.status}" if said is None else said.message
-                    raise EngineError(head.status, message)
+                    trial.answered(head.status)
+                    return _no_stream(head, first)
                 trial.answered(head.status)
+                if body.stream and head.status == 200 and not head.is_stream:
+                    self._book.answered(exchange)  # a compressed stream counts as a plain body
                 self.answered(exchange, body, head.is_stream)
                 await self._relay(exchange, live, connection, first)
                 return None
@@ -605,6 +607,14 @@ class Proxy:
             return Patience(max(0.001, limit_s - gone_s), hurried)
         limit_s = max(0.001, limit_s - gone_s)
         return Patience(limit_s, hurried, settings.ping_interval, exchange.ping)
+
+
+def _no_stream(head: ResponseHead, first: bytes | None) -> UpstreamError:
+    """Why an answer cannot go on a stream that has begun; ``first`` is the first of its body."""
+    if head.status == 200 and is_coded(head):
+        return UpstreamProtocolError("the engine compresses its answer, though it was asked not to")
+    said = error_in(first or b"")
+    return EngineError(head.status, f"status {head.status}" if said is None else said.message)
 
 
 def _uncancel(exchange: Exchange) -> None:

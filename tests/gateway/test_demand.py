@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
+import time
 
 from modeltainer.reconcile.demand import Demand, DemandReader, write
-from tests.engine.scripted import DONE, END, STREAM_HEAD, Gate, Send, piece, stream, token
+from tests.engine.scripted import DONE, END, STREAM_HEAD, Gate, Send, piece, stream, token, whole
 from tests.gateway.setup import World
 
 
@@ -38,6 +40,35 @@ def test_whole_answers_and_streams_that_are_refused_have_no_first_token(world: W
         world.chat()
         engine.stop()
         assert world.chat(stream=True).status_code == 503
+        world.settled()
+        assert world.gateway.book.demand().first_token_s == {}
+
+
+def test_compressed_streams_have_a_first_token_too(world: World) -> None:
+    gate = Gate()
+    data = gzip.compress(token("a") + DONE)
+    head = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\ncontent-encoding: gzip\r\n\r\n")
+    world.launch().engine.answer = [Send(head), piece(data[:12]), gate, piece(data[12:]), END]
+    with world.serving():
+        book = world.gateway.book
+        began = time.monotonic()
+        asked = {"model": "m", "stream": True}
+        with world.client.stream("POST", "/v1/completions", json=asked) as response:
+            pieces = response.iter_raw()
+            next(pieces)
+            first_s = time.monotonic() - began
+            world.until(lambda: time.monotonic() - began > first_s + 0.1)
+            told = book.demand().first_token_s["m"]
+            gate.event.set()
+            list(pieces)
+        world.settled()
+        assert told == book.demand().first_token_s["m"] <= first_s + 0.001  # it is rounded
+
+
+def test_a_stream_that_gets_an_error_has_no_first_token(world: World) -> None:
+    world.launch().engine.answer = whole({"error": {"message": "no"}}, "400 Bad Request")
+    with world.serving():
+        assert world.chat(stream=True).status_code == 400
         world.settled()
         assert world.gateway.book.demand().first_token_s == {}
 

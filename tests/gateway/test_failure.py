@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 import time
@@ -310,6 +311,20 @@ def test_a_failure_behind_pings_is_an_event(world: World) -> None:
             assert said.encode() in response.content
             assert b"[DONE]" not in response.content
             world.settled()
+
+
+def test_a_compressed_stream_behind_pings_is_named(world: World) -> None:
+    coded = whole(
+        gzip.compress(token("a")), headers="content-encoding: gzip\r\n", kind="text/event-stream"
+    )
+    world.launch().engine.answer = [Pause(0.2), *coded]
+    with world.serving(ping_interval=0.05):
+        response = world.chat(stream=True)
+        assert response.status_code == 200
+        [frame] = [line for line in response.text.splitlines() if line.startswith("data:")]
+        error = json.loads(frame.removeprefix("data:"))["error"]
+        assert error["code"] == "upstream_protocol"
+        assert error["message"] == "m: the engine compresses its answer, though it was asked not to"
 
 
 def test_breaker_opens_and_heals_without_a_restart(world: World) -> None:
