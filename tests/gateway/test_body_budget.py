@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeltainer.gateway.body_budget import SMALL, BodyBudget
@@ -23,6 +23,7 @@ from tests.gateway.test_lifecycle import Process
 MIB = 1024 * 1024
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from("abc"), st.integers(1, 10), st.booleans(), st.integers(0, 3)),
@@ -64,6 +65,7 @@ def test_never_more_than_the_limit_and_all_comes_back(
     assert most <= limit
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 10), min_size=1, max_size=30), st.integers(10, 100))
 def test_one_key_leaves_room_for_anothers_body(sizes: list[int], limit: int) -> None:
     async def all_of_them() -> None:

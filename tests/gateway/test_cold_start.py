@@ -40,34 +40,47 @@ def config(world: World) -> Callable[[], Any]:
     return lambda: load(file, {})
 
 
-def held(world: World, stream: bool, seconds: float) -> httpx.Response:
+def held(world: World, seconds: float) -> httpx.Response:
     """The answer to a request whose model comes up so much later."""
     answers: list[httpx.Response] = []
-    asking = threading.Thread(
-        target=lambda: answers.append(world.chat("cold", stream=stream)), daemon=True
-    )
+    asking = threading.Thread(target=lambda: answers.append(world.chat("cold")), daemon=True)
     asking.start()
     time.sleep(seconds)
     assert not answers
     launched = world.launch("cold")
-    launched.engine.answer = ANSWER[stream]
+    launched.engine.answer = whole({"ok": 1})
     asking.join(10)
     launched.engine.stop()
     return answers[0]
 
 
-ANSWER = {True: stream(token("a"), DONE), False: whole({"ok": 1})}
+def pinged(world: World, until: bytes) -> tuple[httpx.Headers, list[bytes], bytes]:
+    """A stream's headers, the lines of the pings that it begins with, and the rest; its model comes
+    up when the pings have said ``until``."""
+    body = {"model": "cold", "messages": [], "stream": True}
+    with world.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        received, seen = answer.iter_raw(), b""
+        while until not in seen:
+            seen += next(received)
+        assert b"data:" not in seen
+        launched = world.launch("cold", state=State.LOADING)
+        launched.engine.answer = stream(token("a"), DONE)
+        launched.writer.write(state=State.READY)
+        seen += b"".join(received)
+    launched.engine.stop()
+    pings, data, rest = seen.partition(b"data:")
+    *said, last = pings.split(b"\n")
+    assert last == b""
+    return answer.headers, said, data + rest
 
 
 def test_a_stream_that_is_held_is_pinged(world: World, config: Callable[[], Any]) -> None:
     cold = {"enabled": True, "wait": 10}
     with world.serving(config, cold_start=cold, ping_interval=0.1):
-        answer = held(world, True, 0.5)
-        assert answer.headers["x-modeltainer-model"] == "cold"
-        pings, data, rest = answer.content.partition(b"data:")
-        assert pings.count(b": ping\n") >= 2
-        assert set(pings.split(b"\n")) == {b": ping", b""}
-        assert data + rest == token("a") + DONE
+        headers, said, rest = pinged(world, b": ping\n" * 5)
+        assert headers["x-modeltainer-model"] == "cold"
+        assert set(said) == {b": ping"}
+        assert rest == token("a") + DONE
         world.settled()
         text = world.client.get("/metrics").text
         [line] = [one for one in text.splitlines() if "overhead_seconds_sum" in one]
@@ -84,13 +97,10 @@ def test_pings_say_when_the_model_is_estimated_to_start(
     world.rows = [queued(start_estimate_unix=time.time() + 100)]
     cold = {"enabled": True, "wait": 10}
     with world.serving(config, cold_start=cold, ping_interval=0.1):
-        pings, data, rest = held(world, True, 0.5).content.partition(b"data:")
-        *said, last = pings.split(b"\n")
-        assert last == b""
+        _, said, rest = pinged(world, b"waiting")
         form = rb": ping|: waiting for cold: starts in about (100|9\d) s"
         assert all(re.fullmatch(form, one) for one in said)
-        assert b"waiting" in said[-1]
-        assert data + rest == token("a") + DONE
+        assert rest == token("a") + DONE
 
 
 @pytest.mark.parametrize(
@@ -154,7 +164,7 @@ def test_pings_say_nothing_of_a_start_that_was_to_be_by_now_or_was_seen_long_ago
 def test_an_answer_in_one_piece_is_not(world: World, config: Callable[[], Any]) -> None:
     cold = {"enabled": True, "wait": 10}
     with world.serving(config, cold_start=cold, ping_interval=0.1):
-        assert held(world, False, 0.3).json() == {"ok": 1}
+        assert held(world, 0.3).json() == {"ok": 1}
 
 
 @pytest.mark.parametrize("interval", [0.0, 0.1])

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeltainer.gateway import shared_limits
@@ -273,6 +273,7 @@ STEPS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(STEPS)
 def test_shared_limits_are_those_of_one_worker(
     steps: Sequence[tuple[int, str, int, float]],
@@ -358,6 +359,7 @@ def test_more_keys_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> No
     os.close(descriptor)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
