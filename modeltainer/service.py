@@ -183,7 +183,11 @@ def submit(specs: Sequence[LaunchSpec], *, config: Config, as_array: bool = Fals
     """
     submit_unseen(specs, config=config, as_array=as_array)
     wanted = {spec.launch_id for spec in specs}
-    return [row for row in list_launches(config) if row.launch_id in wanted]
+    try:
+        return [row for row in list_launches(config) if row.launch_id in wanted]
+    except KeyboardInterrupt as error:
+        _take_back(specs, error, config)
+        raise
 
 
 def submit_unseen(specs: Sequence[LaunchSpec], *, config: Config, as_array: bool = False) -> None:
@@ -211,14 +215,7 @@ def submit_unseen(specs: Sequence[LaunchSpec], *, config: Config, as_array: bool
             for submission in submissions:
                 launches.record_submission(layout, submission)
     except BaseException as error:
-        left = _undo(layout, created, executor)
-        if left:
-            raise LaunchError(
-                "not-cancelled",
-                f"the launch failed ({error}), and the scheduler did not answer when these were to "
-                f"be cancelled: {', '.join(left)}",
-                "they may run: mt-submit ls shows them, mt-submit stop ends them",
-            ) from error
+        _take_back(created, error, config)
         if isinstance(error, SubmissionError):
             raise LaunchError(error.code, error.message, error.hint) from error
         if isinstance(error, NoTlsError):
@@ -612,6 +609,22 @@ def _registry_error(config: Config, error: OSError) -> LaunchError:
         "free some space or quota, or set site.registry (or MODELTAINER_REGISTRY) to a folder on "
         "the shared filesystem that you can write",
     )
+
+
+def _take_back(created: Iterable[LaunchSpec], error: BaseException, config: Config) -> None:
+    """Take back what a submit() that ends with ``error`` has made.
+
+    Raises:
+        LaunchError: some of it could not be cancelled.
+    """
+    left = _undo(Layout(config.site.registry), created, executor_of(config))
+    if left:
+        raise LaunchError(
+            "not-cancelled",
+            f"the launch failed ({error}), and the scheduler did not answer when these were to "
+            f"be cancelled: {', '.join(left)}",
+            "they may run: mt-submit ls shows them, mt-submit stop ends them",
+        ) from error
 
 
 def _undo(layout: Layout, created: Iterable[LaunchSpec], executor: str) -> list[str]:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from modeltainer import service
 from modeltainer.cli.placement_options import take_overrides
+from modeltainer.view import Row
 from tests.cli.conftest import MODELS, MakeShell, Shell
 
 
@@ -211,6 +213,20 @@ def test_ctrl_c_while_submitting_leaves_nothing(shell: Shell) -> None:
     assert "nothing was left behind" in said
     assert "Traceback" not in said
     assert not list(shell.layout.launches.iterdir())
+
+
+def test_ctrl_c_while_the_queue_is_looked_at_leaves_nothing(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> list[Row]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(service, "list_launches", interrupted)
+    result = shell.run("up", "sleeps", "--replicas", "2")
+    assert result.exit_code == 130
+    assert "nothing was left behind" in result.output
+    monkeypatch.undo()
+    assert shell.left_behind() == []
 
 
 def test_following_a_log_ends_with_the_launch(shell: Shell) -> None:
