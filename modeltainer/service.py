@@ -630,10 +630,16 @@ def _take_back(created: Iterable[LaunchSpec], error: BaseException, config: Conf
 def _undo(layout: Layout, created: Iterable[LaunchSpec], executor: str) -> list[str]:
     """Cancel and remove what a failed or interrupted submit() has made so far; returns what could
     not be cancelled, which is kept. A second Ctrl-C has to wait until this is done."""
+    made = list(created)
     interrupting = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, interrupting)
     try:
-        return [one.launch_id for one in created if not _undo_one(layout, one, executor)]
+        left = [one.launch_id for one in made if not _undo_one(layout, one, executor)]
+        gone = [one.launch_id for one in made if one.launch_id not in left]
+        _see_gone([launches.read_submission(layout.launch(one)) for one in gone])
+        for launch_id in gone:
+            forget(layout, launch_id)
+        return left
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -651,8 +657,30 @@ def _undo_one(layout: Layout, spec: LaunchSpec, executor: str) -> bool:
             _cancel_unrecorded(spec)
     except SlurmError:
         return False
-    forget(layout, spec.launch_id)
     return True
+
+
+UNDO_S = 10.0
+"""How long the end of cancelled jobs is waited for: one that had just begun writes into its
+launch's folder until then."""
+
+
+def _see_gone(submissions: Iterable[Submission | None]) -> None:
+    """Wait until cancelled jobs have ended, for a while."""
+    from modeltainer.hpc.cancel import cancel
+
+    scheduler = Scheduler(min_interval_s=0.5)
+    waiting = [one for one in submissions if one is not None]
+    asked = time.monotonic()
+    deadline = asked + UNDO_S
+    while waiting and time.monotonic() < deadline:
+        sights = scheduler.look(waiting)
+        waiting = [one for one in waiting if sights[one.job_id].residence != "gone"]
+        if waiting and time.monotonic() - asked >= ASK_LOCAL_AGAIN_S:
+            asked = time.monotonic()
+            cancel([one for one in waiting if one.executor == "local"])
+        if waiting:
+            time.sleep(0.2)
 
 
 def _cancel_unrecorded(spec: LaunchSpec) -> None:
