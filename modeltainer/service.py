@@ -630,25 +630,29 @@ def _take_back(created: Iterable[LaunchSpec], error: BaseException, config: Conf
 def _undo(layout: Layout, created: Iterable[LaunchSpec], executor: str) -> list[str]:
     """Cancel and remove what a failed or interrupted submit() has made so far; returns what could
     not be cancelled, which is kept. A second Ctrl-C has to wait until this is done."""
-    made = list(created)
     interrupting = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, interrupting)
     try:
-        left = [one.launch_id for one in made if not _undo_one(layout, one, executor)]
-        gone = [one.launch_id for one in made if one.launch_id not in left]
-        _see_gone([launches.read_submission(layout.launch(one)) for one in gone])
-        for launch_id in gone:
+        left, cancelled = [], {}
+        for one in created:
+            submission = launches.read_submission(layout.launch(one.launch_id))
+            if _cancels(one, submission, executor):
+                cancelled[one.launch_id] = submission
+            else:
+                left.append(one.launch_id)
+        _see_gone(cancelled.values())
+        for launch_id in cancelled:
             forget(layout, launch_id)
         return left
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _undo_one(layout: Layout, spec: LaunchSpec, executor: str) -> bool:
+def _cancels(spec: LaunchSpec, submission: Submission | None, executor: str) -> bool:
+    """Cancel it; False when the scheduler did not answer."""
     from modeltainer.hpc.cancel import cancel
     from modeltainer.hpc.commands import SlurmError
 
-    submission = launches.read_submission(layout.launch(spec.launch_id))
     try:
         if submission is not None:
             cancel([submission])
